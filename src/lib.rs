@@ -1,0 +1,14 @@
+//! flashgate: a Redis-first flash-sale reservation gateway with database confirmation.
+//!
+//! *http asks, flash decides, the queue carries, worker writes, ledger remembers, reconcile compares.*
+//!
+//! ```text
+//! http ──► flash (Redis: counters, buyers, queue) ──► worker ──► ledger (Postgres: balances, reservations, events)
+//!                        ▲                               │
+//!                        └──────── numbered grants ◄─────┘
+//! ```
+//!
+//! Imports point one way: `http, worker → flash, ledger → domain`. `flash` alone knows the Redis client, `ledger` alone
+//! the Postgres client, `http` alone the web framework; `flash` and `ledger` never see each other. `tests/tidy.rs`
+//! holds us to it.
+
