@@ -12,3 +12,5 @@
 //! the Postgres client, `http` alone the web framework; `flash` and `ledger` never see each other. `tests/tidy.rs`
 //! holds us to it.
 
+pub mod clock;
+pub mod domain;

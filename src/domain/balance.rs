@@ -1,0 +1,39 @@
+//! The balance of a SKU at a location, and what of it a shopper may have.
+
+use serde::Serialize;
+
+/// Units of one SKU at one location.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Balance {
+    /// Physically there, damaged ones included.
+    pub on_hand: i64,
+    /// Promised to durable reservations that have not ended.
+    pub reserved: i64,
+    /// There, but not for sale.
+    pub unavailable: i64,
+    /// Not offered to shoppers.
+    pub safety_stock: i64,
+    /// Set aside for a sale; still available to shoppers until reserved.
+    pub escrowed: i64,
+    /// Cumulative.
+    pub sold: i64,
+    /// Cumulative.
+    pub damaged: i64,
+    /// Cumulative.
+    pub returned: i64,
+}
+
+impl Balance {
+    /// `on_hand - reserved - unavailable - safety_stock`, never below 0.
+    #[must_use]
+    pub fn available(&self) -> i64 {
+        (self.on_hand - self.reserved - self.unavailable - self.safety_stock).max(0)
+    }
+
+    /// Units that no promise, damage or sale covers: what may be set aside or taken away.
+    #[must_use]
+    pub fn unpromised(&self) -> i64 {
+        (self.on_hand - self.reserved - self.unavailable - self.escrowed).max(0)
+    }
+}
