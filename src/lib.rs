@@ -14,3 +14,5 @@
 
 pub mod clock;
 pub mod domain;
+pub mod ledger;
+pub mod metric;

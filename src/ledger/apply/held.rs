@@ -1,0 +1,74 @@
+//! What users hold and have bought, where a sale limits it.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgConnection;
+
+use crate::domain::lane::LaneNo;
+use crate::ledger::LedgerError;
+
+/// Lanes tell the time by Postgres' clock, give or take less than this.
+const CLOCK_SLACK: TimeDelta = TimeDelta::days(1);
+
+/// Units that users hold and have bought, per sale.
+#[derive(Debug, Default)]
+pub(super) struct Held<'a>(HashMap<i32, HashMap<&'a str, i64>>);
+
+impl<'a> Held<'a> {
+    /// Reads what these users have of these sales, none of which is older than `since`.
+    pub(super) async fn read(
+        tx: &mut PgConnection,
+        lane: LaneNo,
+        mut users: Vec<(i32, &'a str)>,
+        since: DateTime<Utc>,
+    ) -> Result<Self, LedgerError> {
+        if users.is_empty() {
+            return Ok(Held::default());
+        }
+        users.sort_unstable();
+        users.dedup();
+        let units: Vec<i64> = sqlx::query_scalar(
+            "-- apply.held: a buyer's reservations lie in the home lane; one index probe per user and partition, in the
+             -- order asked
+             SELECT coalesce((
+                 SELECT sum(quantity)::int8 FROM (
+                     SELECT quantity FROM inventory_reservation r
+                     WHERE r.sale_no = w.sale_no AND r.lane = $3
+                       AND coalesce('u:' || r.user_id, 'o:' || r.order_id) COLLATE \"C\" = w.buyer
+                       AND r.status IN ('RESERVED', 'COMMITTED') AND r.created_at >= $4
+                     UNION ALL
+                     SELECT quantity FROM inventory_reservation_cold r
+                     WHERE r.sale_no = w.sale_no AND r.lane = $3
+                       AND coalesce('u:' || r.user_id, 'o:' || r.order_id) COLLATE \"C\" = w.buyer
+                       AND r.status IN ('RESERVED', 'COMMITTED') AND r.created_at >= $4
+                 ) owned), 0)
+             FROM UNNEST($1::int4[], $2::text[]) WITH ORDINALITY AS w(sale_no, buyer, place) ORDER BY place",
+        )
+        .bind(users.iter().map(|(sale_no, _)| *sale_no).collect::<Vec<_>>())
+        .bind(users.iter().map(|(_, user)| format!("u:{user}")).collect::<Vec<_>>())
+        .bind(lane.to_i16())
+        .bind(since - CLOCK_SLACK)
+        .fetch_all(&mut *tx)
+        .await?;
+        let mut held = Held::default();
+        for ((sale_no, user), units) in users.into_iter().zip(units) {
+            held.0.entry(sale_no).or_default().insert(user, units);
+        }
+        Ok(held)
+    }
+
+    pub(super) fn units(&self, sale_no: i32, user: &str) -> i64 {
+        self.0
+            .get(&sale_no)
+            .and_then(|users| users.get(user))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    pub(super) fn add(&mut self, sale_no: i32, user: &str, units: i64) {
+        if let Some(held) = self.0.get_mut(&sale_no).and_then(|users| users.get_mut(user)) {
+            *held += units;
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Writes what was decided: rows of reservations, movements of balances, units back at their sales.
+
+use std::collections::BTreeMap;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::ask::Ask;
+use super::book::Books;
+use super::carry::Work;
+use super::decide::{Decided, Ended, Fate};
+use crate::domain::entry::Slip;
+use crate::domain::reservation::Status;
+use crate::ledger::LedgerError;
+use crate::ledger::post::{Deltas, EventType, Movement, post};
+
+/// Stands for an order that can't be stored.
+const NO_ORDER: &str = "-";
+
+/// A reservation's row: every accepted one gets one, whatever became of it, so that its id always has an answer.
+struct Row<'a> {
+    ask: &'a Ask<'a>,
+    /// None where its content can't be stored.
+    slip: Option<&'a Slip>,
+    cause: Option<&'static str>,
+    first: Option<Uuid>,
+    quantity: i64,
+}
+
+pub(super) async fn reservations(
+    tx: &mut PgConnection,
+    work: &Work<'_>,
+    asks: &[Ask<'_>],
+    decided: &Decided,
+    books: &Books,
+) -> Result<(), LedgerError> {
+    if asks.is_empty() {
+        return Ok(());
+    }
+    let rows: Vec<Row<'_>> = asks.iter().enumerate().map(|(at, ask)| row(at, ask, decided)).collect();
+    let items = rows.iter().map(|row| Ok(&books.get(row.ask.sale_no)?.item));
+    let items = items.collect::<Result<Vec<_>, LedgerError>>()?;
+    sqlx::query(
+        "-- apply.reservations
+         INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity, status,
+             cause, first_id, sale_no, lane, key_hash, fingerprint, explicit_key, trace_id, expires_at, created_at,
+             updated_at)
+         SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity,
+             CASE WHEN cause IS NULL THEN 'RESERVED' ELSE 'REJECTED' END::reservation_status,
+             cause, first_id, sale_no, $1, key_hash, fingerprint, explicit_key, trace_id, expires_at, created_at,
+             clock_timestamp()
+         FROM UNNEST($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::text[], $9::uuid[],
+                     $10::int4[], $11::uuid[], $12::int8[], $13::bool[], $14::uuid[], $15::timestamptz[],
+                     $16::timestamptz[])
+              AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, cause, first_id, sale_no, key_hash,
+                   fingerprint, explicit_key, trace_id, expires_at, created_at)",
+    )
+    .bind(work.lane.to_i16())
+    .bind(rows.iter().map(|row| row.ask.id).collect::<Vec<_>>())
+    .bind(
+        rows.iter()
+            .map(|row| row.slip.map_or(NO_ORDER, |slip| &slip.order))
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows.iter()
+            .map(|row| row.slip.and_then(|slip| slip.user.as_deref()))
+            .collect::<Vec<_>>(),
+    )
+    .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.quantity).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.cause).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.first).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.ask.sale_no).collect::<Vec<_>>())
+    .bind(
+        rows.iter()
+            .map(|row| row.ask.slip.map_or(Uuid::nil(), |slip| slip.key.to_uuid()))
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows.iter()
+            .map(|row| row.ask.slip.map_or(0, |slip| slip.fingerprint.to_i64()))
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows.iter()
+            .map(|row| row.ask.slip.is_some_and(|slip| slip.explicit_key))
+            .collect::<Vec<_>>(),
+    )
+    .bind(
+        rows.iter()
+            .map(|row| row.ask.slip.map_or(Uuid::nil(), |slip| slip.trace.to_uuid()))
+            .collect::<Vec<_>>(),
+    )
+    .bind(rows.iter().map(|row| row.ask.expires_at).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.ask.at).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+fn row<'a>(at: usize, ask: &'a Ask<'a>, decided: &Decided) -> Row<'a> {
+    let (cause, first) = match decided.fates[at] {
+        Fate::Reserved => (None, None),
+        Fate::Refused { cause, first } => (Some(cause.as_str()), first),
+    };
+    let units = decided.missing.get(&at).copied().unwrap_or_else(|| ask.units());
+    Row {
+        ask,
+        slip: ask.slip.filter(|_| ask.poison.is_none()),
+        cause,
+        first,
+        quantity: units.max(1),
+    }
+}
+
+/// Reservations that were there before, and are taken anew or have ended.
+pub(super) async fn subjects(tx: &mut PgConnection, decided: &Decided) -> Result<(), LedgerError> {
+    if !decided.retaken.is_empty() {
+        let ids: Vec<Uuid> = decided.retaken.iter().map(|subject| subject.id).collect();
+        sqlx::query(
+            "-- apply.retake: as long to pay as it had at first, from now on
+             UPDATE inventory_reservation SET status = 'RESERVED', cause = NULL, first_id = NULL,
+                 expires_at = clock_timestamp() + (expires_at - created_at), updated_at = clock_timestamp()
+             WHERE reservation_id = ANY($1)",
+        )
+        .bind(&ids)
+        .execute(&mut *tx)
+        .await?;
+        sqlx::query(
+            "-- apply.replayed
+             UPDATE quarantine SET state = 'replayed', resolved_at = clock_timestamp()
+             WHERE reservation_id = ANY($1) AND state = 'waiting'",
+        )
+        .bind(&ids)
+        .execute(&mut *tx)
+        .await?;
+    }
+    if !decided.ended.is_empty() {
+        sqlx::query(
+            "-- apply.end
+             UPDATE inventory_reservation r SET status = e.status::reservation_status, updated_at = clock_timestamp()
+             FROM UNNEST($1::uuid[], $2::text[]) AS e(reservation_id, status)
+             WHERE r.reservation_id = e.reservation_id",
+        )
+        .bind(decided.ended.iter().map(|ended| ended.subject.id).collect::<Vec<_>>())
+        .bind(
+            decided
+                .ended
+                .iter()
+                .map(|ended| ended.status.as_str())
+                .collect::<Vec<_>>(),
+        )
+        .execute(&mut *tx)
+        .await?;
+    }
+    Ok(())
+}
+
+/// Moves the balances: escrowed to reserved for what is held now, and back for what has ended.
+pub(super) async fn movements(
+    tx: &mut PgConnection,
+    asks: &[Ask<'_>],
+    decided: &Decided,
+    books: &Books,
+) -> Result<(), LedgerError> {
+    let mut movements = Vec::with_capacity(asks.len());
+    for (ask, _) in asks.iter().zip(&decided.fates).filter(|(_, fate)| fate.is_reserved()) {
+        let Some(slip) = ask.slip else { continue };
+        movements.push(Movement {
+            item: books.get(ask.sale_no)?.item.clone(),
+            reservation_id: Some(ask.id),
+            order_id: Some(slip.order.clone()),
+            trace_id: Some(slip.trace.to_uuid()),
+            ..movement(&books.get(ask.sale_no)?.item, EventType::Reserved, -ask.units())
+        });
+    }
+    for subject in &decided.retaken {
+        movements.push(Movement {
+            reservation_id: Some(subject.id),
+            order_id: Some(subject.order.clone()),
+            trace_id: Some(subject.trace),
+            ..movement(&subject.item, EventType::Reserved, -subject.quantity)
+        });
+    }
+    for Ended { subject, status, .. } in &decided.ended {
+        let event = match status {
+            Status::Expired => EventType::Expired,
+            _ => EventType::Released,
+        };
+        movements.push(Movement {
+            reservation_id: Some(subject.id),
+            order_id: Some(subject.order.clone()),
+            trace_id: Some(subject.trace),
+            ..movement(&subject.item, event, subject.quantity)
+        });
+    }
+    post(tx, &movements).await?;
+    Ok(())
+}
+
+/// `units` more may be reserved of what was set aside: negative, where they are reserved now.
+fn movement(item: &crate::domain::id::Item, event: EventType, units: i64) -> Movement {
+    Movement {
+        item: item.clone(),
+        event,
+        quantity_delta: units,
+        deltas: Deltas {
+            reserved: -units,
+            escrowed: units,
+            ..Deltas::default()
+        },
+        reason: None,
+        reference_id: None,
+        reservation_id: None,
+        order_id: None,
+        operator: None,
+        trace_id: None,
+    }
+}
+
+/// Units that were taken back go to their sales; the rows are locked since the beginning.
+pub(super) async fn recalled(tx: &mut PgConnection, recalled: &BTreeMap<i32, i64>) -> Result<(), LedgerError> {
+    if recalled.is_empty() {
+        return Ok(());
+    }
+    sqlx::query(
+        "-- apply.recalled
+         UPDATE sale s SET recalled = s.recalled + r.units, recalled_at = clock_timestamp()
+         FROM UNNEST($1::int4[], $2::int8[]) AS r(sale_no, units) WHERE s.sale_no = r.sale_no",
+    )
+    .bind(recalled.keys().copied().collect::<Vec<_>>())
+    .bind(recalled.values().copied().collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}
+
+/// Counts what ended without an ending of ours.
+pub(super) async fn tallies(tx: &mut PgConnection, ended: &[Ended]) -> Result<(), LedgerError> {
+    if ended.is_empty() {
+        return Ok(());
+    }
+    let mut sums: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
+    for Ended {
+        subject,
+        sale_no,
+        status,
+    } in ended
+    {
+        let sum = sums.entry(*sale_no).or_default();
+        match status {
+            Status::Expired => sum.1 += subject.quantity,
+            _ => sum.0 += subject.quantity,
+        }
+    }
+    sqlx::query(
+        "-- apply.tallies
+         INSERT INTO sale_tally (sale_no, released, expired)
+         SELECT * FROM UNNEST($1::int4[], $2::int8[], $3::int8[])
+         ON CONFLICT (sale_no) DO UPDATE SET released = sale_tally.released + excluded.released,
+             expired = sale_tally.expired + excluded.expired",
+    )
+    .bind(sums.keys().copied().collect::<Vec<_>>())
+    .bind(sums.values().map(|(released, _)| *released).collect::<Vec<_>>())
+    .bind(sums.values().map(|(_, expired)| *expired).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
+}

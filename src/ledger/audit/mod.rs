@@ -1,0 +1,121 @@
+//! The audit of the ledger: recomputes all that is stored twice, and names what disagrees. It changes nothing.
+//!
+//! Everything is read in one snapshot, so it is exact while gateways sell. What Redis holds is compared elsewhere, with
+//! the views of a lane and of its buyers that `foothold` and `buyers` read, each of one snapshot too. [`repair`]
+//! alone writes: the grants that correct a lane.
+
+mod balances;
+mod buyers;
+mod foothold;
+mod keys;
+mod lanes;
+pub mod repair;
+mod reservations;
+mod sales;
+
+use sqlx::{PgConnection, Postgres, Transaction};
+
+use super::{Ledger, LedgerError};
+use crate::domain::difference::Difference;
+
+pub use buyers::{BuyerRow, BuyersView};
+pub use foothold::{BucketView, Foothold, LaneView, PendingCorrection};
+
+/// Most differences of one kind that are named: who has more has one fault, many times.
+const NAMED_MAX: usize = 1_000;
+
+/// What the audit found.
+#[derive(Clone, Debug, Default)]
+pub struct Audit {
+    /// What was compared.
+    pub compared: AuditCount,
+    /// What disagrees.
+    pub differences: Vec<Difference>,
+    /// What an operator should know beside.
+    pub notes: Vec<String>,
+}
+
+/// How much was compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, sqlx::FromRow)]
+pub struct AuditCount {
+    /// SKUs at locations.
+    pub balances: i64,
+    /// Events.
+    pub events: i64,
+    /// Reservations, of both tiers.
+    pub reservations: i64,
+    /// Sales.
+    pub sales: i64,
+}
+
+impl Ledger {
+    /// Compares the ledger with itself.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn audit(&self) -> Result<Audit, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        // Millions of events are summed up and sorted: that takes longer than any other statement may, and a merge on
+        // disk is slower than memory that is given back in seconds.
+        sqlx::raw_sql("SET LOCAL statement_timeout = '600s'; SET LOCAL work_mem = '64MB'")
+            .execute(&mut *tx)
+            .await?;
+        let mut audit = Audit {
+            compared: count(&mut tx).await?,
+            ..Audit::default()
+        };
+        balances::check(&mut tx, &mut audit).await?;
+        reservations::check(&mut tx, &mut audit).await?;
+        sales::check(&mut tx, &mut audit).await?;
+        keys::check(&mut tx, &mut audit).await?;
+        lanes::check(&mut tx, &mut audit).await?;
+        tx.rollback().await?;
+        Ok(audit)
+    }
+
+    /// One view of everything, read only. Both tiers are locked first: a day that moves between them is in one of them.
+    /// Compiling a statement costs more than a page of buyers.
+    async fn snapshot(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
+        let mut tx = self.begin().await?;
+        sqlx::raw_sql(
+            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+             SET LOCAL jit = off;
+             LOCK TABLE inventory_reservation, inventory_reservation_cold IN ACCESS SHARE MODE",
+        )
+        .execute(&mut *tx)
+        .await?;
+        Ok(tx)
+    }
+}
+
+impl Audit {
+    /// Takes differences of one kind, at most as many as are named.
+    fn take(&mut self, mut found: Vec<Difference>) {
+        if found.len() > NAMED_MAX {
+            found.truncate(NAMED_MAX);
+            if let Some(first) = found.first() {
+                self.notes.push(format!(
+                    "there are more than {NAMED_MAX} differences like this one, which are not named: {first}"
+                ));
+            }
+        }
+        self.differences.extend(found);
+    }
+}
+
+/// One more than is named, to know whether there are more.
+fn rows_max() -> i64 {
+    i64::try_from(NAMED_MAX + 1).expect("a small number")
+}
+
+async fn count(tx: &mut PgConnection) -> Result<AuditCount, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.count
+         SELECT (SELECT count(*) FROM inventory_balance) AS balances, (SELECT count(*) FROM inventory_event) AS events,
+             (SELECT count(*) FROM inventory_reservation) + (SELECT count(*) FROM inventory_reservation_cold)
+                 AS reservations,
+             (SELECT count(*) FROM sale) AS sales",
+    )
+    .fetch_one(tx)
+    .await?)
+}

@@ -1,0 +1,115 @@
+//! The durable record in Postgres: balances, reservations, events, sales, lanes and grants.
+//!
+//! The only user of sqlx. Every change of a balance goes through [`post`], which writes the event beside it; every
+//! statement opens with its own name. Locks are taken in one order, so that nothing deadlocks but by accident, and
+//! what does is retried: lane → sale → sale_bucket → inventory_reservation → inventory_key → inventory_balance →
+//! inventory_event → sale_tally → lane_grant, rows of one table sorted by their key.
+
+pub mod adjust;
+pub mod apply;
+pub mod audit;
+pub mod balance;
+pub mod catalogue;
+pub mod deployment;
+mod endings;
+mod error;
+mod expiry;
+mod extend;
+pub mod grants;
+mod key_lookup;
+pub mod lane;
+pub mod once;
+mod partition;
+pub mod post;
+pub mod quarantine;
+pub mod recall;
+pub mod recovery;
+mod reservation;
+mod retry;
+pub mod route;
+pub mod sale;
+pub mod sale_figures;
+pub mod sale_life;
+pub mod sale_patch;
+mod sale_row;
+mod snapshot;
+mod stall;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Postgres, Transaction};
+use std::str::FromStr;
+use std::time::Duration;
+
+pub use deployment::Deployment;
+pub use endings::{EndAnswer, EndAsk, GrantTicket};
+pub use error::LedgerError;
+pub use expiry::ExpireRun;
+pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS};
+pub use key_lookup::KeyFound;
+pub use partition::Upkeep;
+pub use snapshot::BuyerPage;
+pub use stall::Beat;
+
+/// How to reach Postgres.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// `postgres://…`; a Unix socket where Postgres is local.
+    pub url: String,
+    /// Most connections of this process.
+    pub connections_max: u32,
+    /// Longest wait for a free connection, and for a new one.
+    pub acquire_timeout: Duration,
+    /// Longest time a statement may take.
+    pub statement_timeout: Duration,
+}
+
+impl Settings {
+    /// The defaults, for this address.
+    #[must_use]
+    pub fn new(url: &str) -> Self {
+        Settings {
+            url: url.to_owned(),
+            connections_max: 24,
+            acquire_timeout: Duration::from_secs(2),
+            statement_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The ledger. Clones share one pool.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    pool: PgPool,
+}
+
+impl Ledger {
+    /// A ledger at this address; it connects when it is first asked something.
+    ///
+    /// # Errors
+    /// The address can't be read.
+    pub fn new(settings: &Settings) -> Result<Self, LedgerError> {
+        let timeout_ms = settings.statement_timeout.as_millis().to_string();
+        let options = PgConnectOptions::from_str(&settings.url)?
+            .application_name("flashgate")
+            .options([
+                ("statement_timeout", timeout_ms.as_str()),
+                // One stuck transaction would hold back the oldest snapshot of the whole cluster.
+                ("idle_in_transaction_session_timeout", "10000"),
+                ("timezone", "UTC"),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(settings.connections_max)
+            .acquire_timeout(settings.acquire_timeout)
+            .connect_lazy_with(options);
+        Ok(Ledger { pool })
+    }
+
+    async fn begin(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
+        Ok(self.pool.begin().await?)
+    }
+
+    /// Gives back all connections; later calls fail.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}

@@ -1,0 +1,68 @@
+//! Writes that happen once: an administrator's write under an idempotency key, and who makes it.
+//!
+//! The key's row stands in the transaction of the write, so a refused write leaves none and is judged anew; a
+//! concurrent repeat waits for the first to end. Keys of reservations and their endings are not claimed here.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::LedgerError;
+use crate::domain::key::{Fingerprint, KeyHash};
+use crate::domain::trace::TraceId;
+
+/// A key and the request that it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Of the key, with its operation.
+    pub hash: KeyHash,
+    /// Of the request.
+    pub fingerprint: Fingerprint,
+}
+
+/// Who changes something, as events tell it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct By {
+    /// The person; none: the clock.
+    pub operator: Option<String>,
+    /// The request's trace.
+    pub trace: Option<TraceId>,
+}
+
+/// What a claim finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Claim {
+    /// The key was free and is ours when the transaction commits.
+    New,
+    /// The same request used it, for this subject.
+    Replay(Uuid),
+    /// Another request used it.
+    Reused,
+}
+
+/// Claims `key` for `subject`, which nobody else names. Waits while another transaction holds it.
+pub(super) async fn claim(
+    tx: &mut PgConnection,
+    key: &Key,
+    derived: bool,
+    subject: Uuid,
+) -> Result<Claim, LedgerError> {
+    let (holder, fingerprint): (Uuid, i64) = sqlx::query_as(
+        "-- key.claim: the update changes nothing; it makes the row of the first comer visible to the second
+         INSERT INTO inventory_key AS k (key_hash, subject_id, fingerprint, derived) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (key_hash) DO UPDATE SET subject_id = k.subject_id
+         RETURNING subject_id, fingerprint",
+    )
+    .bind(key.hash.to_uuid())
+    .bind(subject)
+    .bind(key.fingerprint.to_i64())
+    .bind(derived)
+    .fetch_one(tx)
+    .await?;
+    Ok(if holder == subject {
+        Claim::New
+    } else if fingerprint == key.fingerprint.to_i64() {
+        Claim::Replay(holder)
+    } else {
+        Claim::Reused
+    })
+}

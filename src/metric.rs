@@ -1,0 +1,190 @@
+//! Every metric: its name, labels, unit and meaning in one table, and the recorder behind `/metrics`.
+//!
+//! Labels have few values: routes, codes, causes, lanes. A SKU, a user, an order or a reservation is never a label.
+//! Latencies are in seconds, as Prometheus wants them; sizes count what their name says.
+
+use std::sync::OnceLock;
+
+use metrics::Unit;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// From a Redis call on loopback (50 µs) to the longest wait a caller may ask for (30 s).
+const LATENCY: &[f64] = &[
+    0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0,
+];
+/// Powers of two up to the largest batch.
+const SIZE: &[f64] = &[
+    1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0, 1024.0, 2048.0, 4096.0,
+];
+/// Recoveries and flushes that hang: up to minutes.
+const LONG: &[f64] = &[
+    0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+];
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram(&'static [f64]),
+}
+
+struct Metric {
+    name: &'static str,
+    kind: Kind,
+    unit: Unit,
+    meaning: &'static str,
+}
+
+macro_rules! metrics_table {
+    ($($name:ident = $text:literal, $kind:expr, $unit:ident, $meaning:literal;)*) => {
+        $(#[doc = $meaning] pub const $name: &str = $text;)*
+
+        const ALL: &[Metric] = &[
+            $(Metric { name: $text, kind: $kind, unit: Unit::$unit, meaning: $meaning },)*
+        ];
+    };
+}
+
+metrics_table! {
+    HTTP_RESPONSES = "flashgate_http_responses_total", Kind::Counter, Count,
+        "Answers, by `route` and `code` (`OK`, or the problem's code): success and failure rates.";
+    HTTP_SECONDS = "flashgate_http_request_seconds", Kind::Histogram(LATENCY), Seconds,
+        "Time from the parsed head to the answer, by `route` and `level` (`accepted`, `durable`, `none`).";
+    HTTP_IN_FLIGHT = "flashgate_http_in_flight", Kind::Gauge, Count,
+        "Requests being served.";
+    HTTP_CONNECTIONS = "flashgate_http_connections", Kind::Gauge, Count,
+        "Open connections, by `listener`.";
+    HTTP_SHED = "flashgate_http_shed_total", Kind::Counter, Count,
+        "Requests refused as OVERLOADED, by `class` (`beginning`, `ending`).";
+    HTTP_RATE_LIMITED = "flashgate_http_rate_limited_total", Kind::Counter, Count,
+        "Requests refused at the edge, by `policy` (`client`, `global`).";
+
+    RESERVATIONS = "flashgate_reservations_total", Kind::Counter, Count,
+        "Decisions on requests to reserve, by `outcome` (`RESERVED`, `REPLAYED`, or the refusal's code).";
+    RESERVATIONS_REJECTED = "flashgate_reservations_rejected_total", Kind::Counter, Count,
+        "Accepted reservations that the ledger refused, by `cause`.";
+    OVERSELL_ATTEMPTS = "flashgate_oversell_attempts_total", Kind::Counter, Count,
+        "Accepted units beyond what the ledger had, all refused: anything but 0 is a fault of the fast half.";
+    ACKNOWLEDGEMENT_SECONDS = "flashgate_acknowledgement_seconds", Kind::Histogram(LATENCY), Seconds,
+        "Time from a request to reserve until it is known at `level` (`accepted`, `durable`).";
+    SOLD_OUT_LOCAL = "flashgate_sold_out_local_total", Kind::Counter, Count,
+        "Refusals answered from what the gateway knew, without asking Redis for a decision.";
+    MOVER_WAITS = "flashgate_mover_waits_total", Kind::Counter, Count,
+        "Requests that found their home bucket dry and waited for units of its siblings: contention for hot items.";
+    MOVER_VERDICTS = "flashgate_mover_verdicts_total", Kind::Counter, Count,
+        "What the mover found for a dry bucket, by `verdict` (`moved`, `sold_out`, `undecided`).";
+    EXPIRED = "flashgate_reservations_expired_total", Kind::Counter, Count,
+        "Reservations whose time was over.";
+    COMMITS = "flashgate_commits_total", Kind::Counter, Count,
+        "Commits, by `code` (`OK`, `REPLAYED`, or the refusal's code).";
+    RELEASES = "flashgate_releases_total", Kind::Counter, Count,
+        "Releases, by `code` (`OK`, `REPLAYED`, or the refusal's code).";
+    EXTENSIONS = "flashgate_extensions_total", Kind::Counter, Count,
+        "Extensions, by `code`.";
+    ADJUSTMENTS = "flashgate_adjustments_total", Kind::Counter, Count,
+        "Stock adjustments, by `reason`.";
+    RECONCILIATION_MISMATCHES = "flashgate_reconciliation_mismatches_total", Kind::Counter, Count,
+        "Differences that the reconciler found, by `kind`.";
+
+    QUEUE_DEPTH = "flashgate_queue_depth", Kind::Gauge, Count,
+        "Reservations not yet in the ledger, by `lane`.";
+    QUEUE_LAG_SECONDS = "flashgate_queue_lag_seconds", Kind::Gauge, Seconds,
+        "Age of the oldest of them, by `lane`.";
+    DRIFT_UNITS = "flashgate_drift_units", Kind::Gauge, Count,
+        "Units by which Redis and the ledger are known to differ, by `lane`: 0, or a fault.";
+    LANES = "flashgate_lanes", Kind::Gauge, Count,
+        "Lanes by `state` (`open`, `closed`).";
+    RESERVE_CALL_SIZE = "flashgate_reserve_call_size", Kind::Histogram(SIZE), Count,
+        "Requests that one script call decided.";
+    WRITER_FLUSH_ROWS = "flashgate_writer_flush_rows", Kind::Histogram(SIZE), Count,
+        "Reservations that one writer transaction made durable.";
+    WRITER_FLUSH_SECONDS = "flashgate_writer_flush_seconds", Kind::Histogram(LONG), Seconds,
+        "Time of one writer transaction.";
+    ENDING_BATCH_SIZE = "flashgate_ending_batch_size", Kind::Histogram(SIZE), Count,
+        "Endings that one transaction took, by `call`.";
+    REDIS_CALL_SECONDS = "flashgate_redis_call_seconds", Kind::Histogram(LATENCY), Seconds,
+        "Time of a call to Redis, by `call`.";
+    POSTGRES_CALL_SECONDS = "flashgate_postgres_call_seconds", Kind::Histogram(LATENCY), Seconds,
+        "Time of a call to Postgres, by `call`.";
+    EXPIRY_BACKLOG = "flashgate_expiry_backlog", Kind::Gauge, Count,
+        "1 while a full run of the expiry worker left due reservations behind, else 0.";
+    QUARANTINED = "flashgate_quarantined_total", Kind::Counter, Count,
+        "Queue entries that the ledger could not take, set aside for an admin.";
+    RECOVERIES = "flashgate_recoveries_total", Kind::Counter, Count,
+        "Recoveries of lanes, by `outcome` (`opened`, `superseded`, `failed`).";
+    RECOVERY_SECONDS = "flashgate_recovery_seconds", Kind::Histogram(LONG), Seconds,
+        "Time from closing the lanes to opening them.";
+    DEPENDENCY_UP = "flashgate_dependency_up", Kind::Gauge, Count,
+        "1 where the `dependency` (`redis`, `postgres`) answers, else 0.";
+}
+
+/// The recorder of this process, installed by the first call.
+///
+/// # Panics
+/// Another library installed a recorder before.
+pub fn install() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let handle = builder()
+                .install_recorder()
+                .expect("nobody else installs a metrics recorder");
+            describe();
+            handle
+        })
+        .clone()
+}
+
+fn builder() -> PrometheusBuilder {
+    ALL.iter()
+        .fold(PrometheusBuilder::new(), |builder, metric| match metric.kind {
+            Kind::Histogram(buckets) => builder
+                .set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)
+                .expect("the table lists no empty buckets"),
+            Kind::Counter | Kind::Gauge => builder,
+        })
+}
+
+fn describe() {
+    for Metric {
+        name,
+        kind,
+        unit,
+        meaning,
+    } in ALL
+    {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *unit, *meaning),
+            Kind::Gauge => metrics::describe_gauge!(*name, *unit, *meaning),
+            Kind::Histogram(_) => metrics::describe_histogram!(*name, *unit, *meaning),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_they_measure() {
+        for metric in ALL {
+            assert!(metric.name.starts_with("flashgate_"), "{}", metric.name);
+            assert_eq!(
+                metric.name.ends_with("_total"),
+                matches!(metric.kind, Kind::Counter),
+                "{}",
+                metric.name
+            );
+            assert_eq!(
+                metric.name.ends_with("_seconds"),
+                metric.unit == Unit::Seconds,
+                "{}",
+                metric.name
+            );
+            if let Kind::Histogram(buckets) = metric.kind {
+                assert!(buckets.is_sorted());
+            }
+        }
+    }
+}
