@@ -14,5 +14,6 @@
 
 pub mod clock;
 pub mod domain;
+pub mod flash;
 pub mod ledger;
 pub mod metric;

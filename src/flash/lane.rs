@@ -1,0 +1,102 @@
+//! A lane as this gateway knows it: its epoch, how far it has seen it, who waits for it, and its batcher.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::batcher::Ask;
+use super::error::FlashError;
+use super::keys::LaneKeys;
+use super::waiters::Waiters;
+use crate::domain::lane::{Epoch, LaneNo, Seq};
+
+/// Whether a lane can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Its epoch is not known yet, or something about it was wrong: the recovery task must look.
+    Suspect,
+    /// Open at this epoch.
+    Open(Epoch),
+}
+
+/// One lane.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    pub(crate) no: LaneNo,
+    pub(crate) keys: LaneKeys,
+    pub(crate) health: watch::Sender<Health>,
+    /// Highest seq of the current epoch that this gateway or the ledger has seen.
+    seen: AtomicU64,
+    pub(crate) waiters: Arc<Waiters>,
+    /// Rings when grants wait to be numbered or delivered.
+    pub(crate) grants: Notify,
+    pub(crate) asks: mpsc::Sender<Ask>,
+}
+
+impl Lane {
+    pub(crate) fn new(no: LaneNo, keys: LaneKeys, asks: mpsc::Sender<Ask>) -> Self {
+        Lane {
+            no,
+            keys,
+            health: watch::Sender::new(Health::Suspect),
+            seen: AtomicU64::new(0),
+            waiters: Arc::default(),
+            grants: Notify::new(),
+            asks,
+        }
+    }
+
+    pub(crate) fn seen(&self) -> Seq {
+        self.seen.load(Ordering::Acquire)
+    }
+
+    /// Remembers that the lane, at this epoch, has got as far as `seq`.
+    pub(crate) fn saw(&self, epoch: Epoch, seq: Seq) {
+        // Held while it counts, so that no newer epoch can begin in between and take over this seq.
+        let health = self.health.borrow();
+        if *health == Health::Open(epoch) {
+            self.seen.fetch_max(seq, Ordering::AcqRel);
+        }
+    }
+
+    /// Takes the lane into use at this epoch.
+    pub(crate) fn adopt(&self, epoch: Epoch, seen: Seq) {
+        self.health.send_modify(|health| {
+            if *health != Health::Open(epoch) {
+                self.seen.store(seen, Ordering::Release);
+                *health = Health::Open(epoch);
+                self.waiters.forget_before(epoch);
+            }
+        });
+        self.seen.fetch_max(seen, Ordering::AcqRel);
+    }
+
+    /// Reports that the lane, at `epoch`, did not answer as an open one would. A newer epoch is left alone.
+    pub(crate) fn suspect(&self, epoch: Epoch) {
+        self.health.send_if_modified(|health| {
+            let now_suspect = *health == Health::Open(epoch);
+            if now_suspect {
+                *health = Health::Suspect;
+            }
+            now_suspect
+        });
+    }
+
+    /// The epoch of the lane, waiting up to `within` for it to be open.
+    pub(crate) async fn open_epoch(&self, within: Duration) -> Result<Epoch, FlashError> {
+        if let Health::Open(epoch) = *self.health.borrow() {
+            return Ok(epoch);
+        }
+        let mut health = self.health.subscribe();
+        let open = health.wait_for(|health| matches!(health, Health::Open(_)));
+        match tokio::time::timeout(within, open).await {
+            Ok(Ok(health)) => match *health {
+                Health::Open(epoch) => Ok(epoch),
+                Health::Suspect => Err(FlashError::Stale),
+            },
+            _ => Err(FlashError::Stale),
+        }
+    }
+}
