@@ -15,5 +15,7 @@
 pub mod clock;
 pub mod domain;
 pub mod flash;
+pub mod health;
 pub mod ledger;
 pub mod metric;
+pub mod worker;

@@ -1,0 +1,131 @@
+//! The granter: numbers a lane's grants in the ledger and delivers them to the lane, in order, once each.
+
+use std::time::Duration;
+
+use super::writer::WriterError;
+use super::{Context, repeat};
+use crate::domain::lane::{Cursor, LaneNo};
+use crate::flash::{Delivery, FlashError, GRANTS_STEP, Parcel};
+use crate::ledger::LedgerError;
+use crate::ledger::grants::Numbered;
+
+/// A nudge may be lost; then a grant waits this long.
+const POLL: Duration = Duration::from_millis(1_000);
+/// How often grants that other gateways made are looked for.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// Grants numbered or delivered per step.
+const STEP: i64 = 500;
+/// Sales whose keys one delivery may name.
+const SALES_MAX: usize = 64;
+
+/// The granter of one lane at one epoch.
+#[derive(Debug)]
+pub struct Granter<'a> {
+    context: &'a Context,
+    lane: LaneNo,
+    cursor: Cursor,
+    /// Every grant up to here is in force in the lane.
+    in_force: i64,
+}
+
+impl<'a> Granter<'a> {
+    /// A granter that goes on from what the lane has.
+    ///
+    /// # Errors
+    /// Redis can't be asked.
+    pub async fn new(context: &'a Context, lane: LaneNo, cursor: Cursor) -> Result<Self, FlashError> {
+        let meta = context.flash.lane_meta(lane).await?.ok_or(FlashError::Stale)?;
+        Ok(Granter {
+            context,
+            lane,
+            cursor,
+            in_force: meta.grant_no,
+        })
+    }
+
+    /// Grants until something is wrong.
+    ///
+    /// # Errors
+    /// Always: what was wrong.
+    pub async fn run(&mut self) -> Result<(), WriterError> {
+        loop {
+            match self.run_once().await {
+                Ok(0) => {
+                    let _ = tokio::time::timeout(POLL, self.context.flash.grants_nudged(self.lane)).await;
+                }
+                Ok(_) => {}
+                Err(WriterError::Ledger(LedgerError::Retry(_))) => tokio::time::sleep(Duration::from_millis(5)).await,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Numbers and delivers one step; returns how many grants it handled.
+    ///
+    /// # Errors
+    /// `Fork` where the lane lacks grants that the ledger has forgotten; else whoever can't be asked.
+    pub async fn run_once(&mut self) -> Result<usize, WriterError> {
+        let ledger = &self.context.ledger;
+        let numbered = match ledger
+            .number_grants(self.lane, self.context.gateway, self.cursor.epoch, STEP)
+            .await?
+        {
+            Numbered::Done { numbered, returned } => numbered + returned,
+            Numbered::NotOwner => return Err(WriterError::NotOwner),
+        };
+        let waiting = ledger.undelivered(self.lane, self.in_force, STEP).await?;
+        let Some(first) = waiting.first().map(|grant| grant.grant_no) else {
+            return Ok(numbered);
+        };
+        if first != self.in_force + 1 {
+            self.context.flash.suspect_lane(self.lane, self.cursor.epoch);
+            return Err(WriterError::Fork(format!(
+                "the lane has grants up to {}, the ledger from {first}",
+                self.in_force
+            )));
+        }
+        let mut sales = std::collections::BTreeSet::new();
+        let fits = |sale_no: i32| {
+            sales.insert(sale_no);
+            sales.len() <= SALES_MAX
+        };
+        let mut fits = fits;
+        let step: Vec<_> = waiting
+            .into_iter()
+            .take(GRANTS_STEP)
+            .take_while(|grant| fits(grant.sale_no))
+            .collect();
+        let parcels: Vec<Parcel> = step
+            .iter()
+            .map(|grant| Parcel {
+                sale_no: grant.sale_no,
+                body: grant.body.clone(),
+            })
+            .collect();
+        match self
+            .context
+            .flash
+            .deliver(self.lane, self.cursor, first, &parcels)
+            .await?
+        {
+            Delivery::InForce(last) => {
+                self.in_force = last;
+                let ids: Vec<i64> = step.iter().map(|grant| grant.grant_id).collect();
+                self.context.flash.tell_delivered(self.lane, &ids).await;
+            }
+            Delivery::Gap(last) => self.in_force = last,
+        }
+        Ok(numbered + step.len())
+    }
+}
+
+/// Wakes the granters of lanes with grants that another gateway, or nobody's request, has made.
+pub(crate) async fn nudge(context: Context) {
+    repeat::<LedgerError, _>(&context, "grants", LOOK_EVERY, async || {
+        for lane in context.ledger.lanes_with_grants().await? {
+            context.flash.nudge_grants(lane);
+        }
+        Ok(false)
+    })
+    .await;
+}

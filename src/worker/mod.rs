@@ -1,0 +1,114 @@
+//! What runs without a request: everything that carries something between the live stock and the ledger.
+//!
+//! Each worker has a `run_once` that does one batch and reports what it did; the loop around it only sleeps, backs off
+//! and stops. None trusts the nudge that woke it: it looks at the state.
+
+pub mod expiry;
+pub mod granter;
+pub mod mover;
+mod owner;
+pub mod pulse;
+pub mod reconcile;
+pub mod recovery;
+pub mod sales;
+pub mod upkeep;
+pub mod verify;
+pub mod writer;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::flash::Flash;
+use crate::health::Health;
+use crate::ledger::Ledger;
+
+/// Work that a process takes on beside HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Owns lanes: carries their queues into the ledger, and recovers them.
+    pub writer: bool,
+    /// Numbers and delivers grants of the lanes it owns, and runs the sales' clock.
+    pub granter: bool,
+    /// Expires reservations.
+    pub expiry: bool,
+    /// Keeps partitions and keys, and compares the halves.
+    pub reconcile: bool,
+}
+
+/// What every worker needs.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// The durable record.
+    pub ledger: Ledger,
+    /// The live stock.
+    pub flash: Flash,
+    /// Postgres' time.
+    pub clock: Arc<Clock>,
+    /// What this process can do right now.
+    pub health: Arc<Health>,
+    /// Ends every loop.
+    pub stop: CancellationToken,
+    /// This process, as others know it.
+    pub gateway: Uuid,
+    /// Its name, for people.
+    pub name: String,
+}
+
+/// Starts the workers of these roles; they end when `context.stop` is cancelled. Whoever serves requests needs the
+/// mover and the recovery task too: without them its lanes would never open.
+pub fn start(context: &Context, roles: Roles) -> TaskTracker {
+    let tasks = TaskTracker::new();
+    tasks.spawn(pulse::run(context.clone()));
+    tasks.spawn(recovery::run(context.clone()));
+    tasks.spawn(mover::run(context.clone()));
+    tasks.spawn(sales::count_refusals(context.clone()));
+    if roles.writer || roles.granter {
+        tasks.spawn(owner::run(context.clone()));
+    }
+    if roles.granter {
+        tasks.spawn(granter::nudge(context.clone()));
+        tasks.spawn(sales::run(context.clone()));
+    }
+    if roles.expiry {
+        tasks.spawn(expiry::run(context.clone()));
+    }
+    if roles.reconcile {
+        tasks.spawn(upkeep::run(context.clone()));
+        tasks.spawn(upkeep::compare(context.clone()));
+    }
+    tasks.close();
+    tasks
+}
+
+/// Runs `step` until stopped: again at once when it says so, after `pause` otherwise, and with growing pauses, up to a
+/// second, while it fails.
+async fn repeat<E, F>(context: &Context, what: &'static str, pause: Duration, mut step: impl FnMut() -> F)
+where
+    E: std::fmt::Display,
+    F: Future<Output = Result<bool, E>>,
+{
+    let mut failures = 0u32;
+    while !context.stop.is_cancelled() {
+        let wait = match step().await {
+            Ok(more) => {
+                failures = 0;
+                if more { Duration::ZERO } else { pause }
+            }
+            Err(error) => {
+                failures = (failures + 1).min(6);
+                tracing::warn!(%error, what, "a worker could not do its step; it tries again");
+                Duration::from_millis(20 << failures).min(Duration::from_secs(1))
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = context.stop.cancelled() => return,
+        }
+    }
+}

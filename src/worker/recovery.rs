@@ -1,0 +1,246 @@
+//! Recovery: the one way a lane comes into use, whether Redis is new, restarted, empty, or stepped back in time.
+//!
+//! A lane that is as the ledger last saw it, on a node that has kept its scripts, is simply adopted. Every other is
+//! closed under a new epoch, whatever survives of its queue is carried into the ledger, its counters and records are
+//! written anew from the ledger, and it opens. No operator.
+
+use std::time::{Duration, Instant};
+
+use super::{Context, repeat};
+use crate::domain::entry::Entry;
+use crate::domain::lane::{Epoch, LaneNo, Nonce};
+use crate::flash::{BUYERS_CALL, Closed, FlashError, Health, SaleImage};
+use crate::ledger::LedgerError;
+use crate::ledger::recovery::{LaneImage, Settled};
+use crate::metric;
+
+/// Buyers read per step.
+const BUYERS_STEP: i64 = 2_000;
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// A raised epoch that is superseded more often than this in one recovery is a fault, not a race.
+const ROUNDS_MAX: usize = 8;
+
+/// Why lanes could not be recovered now.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// Redis can't be asked.
+    #[error(transparent)]
+    Flash(#[from] FlashError),
+    /// Postgres can't be asked.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// Another recovery raised the epoch again and again.
+    #[error("the lanes' epochs keep being raised by others")]
+    Outrun,
+}
+
+/// Looks after the lanes until stopped.
+pub(crate) async fn run(context: Context) {
+    repeat(&context, "recovery", LOOK_EVERY, async || {
+        run_once(&context).await.map(|()| false)
+    })
+    .await;
+    context.health.change(|state| state.recovering = false);
+}
+
+/// Adopts or recovers every lane that is suspect.
+///
+/// # Errors
+/// Whoever can't be asked; what was not recovered stays suspect.
+pub async fn run_once(context: &Context) -> Result<(), RecoveryError> {
+    let suspects: Vec<LaneNo> = context
+        .flash
+        .lane_numbers()
+        .filter(|lane| context.flash.health(*lane) == Health::Suspect)
+        .collect();
+    if suspects.is_empty() {
+        return Ok(());
+    }
+    context.flash.check_version().await?;
+    if context.clock.now().is_none() {
+        super::pulse::run_once(context).await?;
+    }
+    if adopt(context, &suspects).await?.is_empty() {
+        return Ok(());
+    }
+    context.health.change(|state| state.recovering = true);
+    let recovered = under_lock(context, &suspects).await;
+    if recovered.is_err() {
+        metrics::counter!(metric::RECOVERIES, "outcome" => "failed").increment(1);
+    }
+    context.health.change(|state| state.recovering = false);
+    recovered
+}
+
+/// Adopts the lanes that need no recovery; returns the others. A node that has lost its witness has lost them all.
+async fn adopt(context: &Context, lanes: &[LaneNo]) -> Result<Vec<LaneNo>, RecoveryError> {
+    let rows = context.ledger.lanes().await?;
+    let mut lost = Vec::new();
+    let mut witnessed: Option<bool> = None;
+    for lane in lanes {
+        // One question a round serves all lanes of a single server; a cluster asks each node.
+        let seen = match witnessed {
+            Some(seen) if !context.flash.is_clustered() => seen,
+            _ => context.flash.load_where_witnessed(*lane).await?,
+        };
+        witnessed = Some(seen);
+        let row = rows.iter().find(|row| row.lane == *lane);
+        let meta = if seen {
+            context.flash.lane_meta(*lane).await?
+        } else {
+            None
+        };
+        match (row, meta) {
+            (Some(row), Some(meta))
+                if meta.open
+                    && row.open
+                    && meta.epoch == row.epoch
+                    && meta.grant_no <= row.grant_no
+                    && (meta.seq > row.cursor.seq || (meta.seq, meta.nonce) == (row.cursor.seq, row.cursor.nonce)) =>
+            {
+                context.flash.adopt_lane(*lane, meta.epoch, meta.seq);
+            }
+            _ => lost.push(*lane),
+        }
+    }
+    Ok(lost)
+}
+
+/// Recovers lanes while no other process does. Whoever waited for the lock looks again first.
+async fn under_lock(context: &Context, suspects: &[LaneNo]) -> Result<(), RecoveryError> {
+    let lock = context.ledger.recovery_lock().await?;
+    let lost = adopt(context, suspects).await?;
+    // A node without its witness is recovered whole, lanes that nobody has complained of included.
+    let lanes: Vec<LaneNo> = match lost.first() {
+        None => return Ok(()),
+        Some(first) if !context.flash.load_where_witnessed(*first).await? => context.flash.lanes_beside(*first),
+        Some(_) => lost,
+    };
+    let started = Instant::now();
+    tracing::warn!(lanes = lanes.len(), "lanes are recovered");
+    let epoch = close(context, &lanes).await?;
+    for lane in &lanes {
+        recover(context, *lane, epoch).await?;
+    }
+    for lane in &lanes {
+        context.flash.load_witness(*lane).await?;
+    }
+    lock.release().await;
+    metrics::histogram!(metric::RECOVERY_SECONDS).record(started.elapsed());
+    tracing::warn!(
+        lanes = lanes.len(),
+        epoch,
+        took_ms = started.elapsed().as_millis(),
+        "lanes are open again"
+    );
+    Ok(())
+}
+
+/// Closes the lanes in the ledger and in Redis under one new epoch, greater than any either has seen.
+async fn close(context: &Context, lanes: &[LaneNo]) -> Result<Epoch, RecoveryError> {
+    let mut above: Epoch = 0;
+    for lane in lanes {
+        context.flash.load_close(*lane).await?;
+        if let Some(meta) = context.flash.lane_meta(*lane).await? {
+            above = above.max(meta.epoch);
+        }
+    }
+    'raise: for _ in 0..ROUNDS_MAX {
+        let epoch = context.ledger.raise_epoch(lanes, above).await?;
+        for lane in lanes {
+            if let Closed::Superseded(by) = context.flash.close_lane(*lane, epoch).await? {
+                above = above.max(by);
+                continue 'raise;
+            }
+        }
+        for lane in lanes {
+            context.flash.load_scripts(*lane).await?;
+        }
+        return Ok(epoch);
+    }
+    Err(RecoveryError::Outrun)
+}
+
+/// Recovers one closed lane: survivors into the ledger, the lane from the ledger, open.
+async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), RecoveryError> {
+    let (flash, ledger) = (&context.flash, &context.ledger);
+    let mut survivors = Vec::new();
+    let cursor = ledger.lane(lane).await?.cursor;
+    for raw in flash.surviving_entries(lane, cursor).await? {
+        match Entry::decode(&raw) {
+            Ok(entry) => survivors.push(entry),
+            Err(error) => {
+                tracing::error!(%lane, entry = ?raw.id, %error, "an entry can't be read and goes to quarantine");
+                ledger.quarantine_entry(lane, &raw, &error.to_string()).await?;
+            }
+        }
+    }
+    let nonce = Nonce(rand::random());
+    let settled = ledger
+        .settle_lane(lane, epoch, nonce, &survivors, flash.id_key())
+        .await?;
+    let Settled::Done(LaneImage {
+        applied,
+        refused,
+        sales,
+        grant_no,
+    }) = settled
+    else {
+        return superseded(lane);
+    };
+    let present = flash.lane_meta(lane).await?.map(|meta| meta.sales).unwrap_or_default();
+    for sale_no in present {
+        if !sales.iter().any(|of| of.sale.no == sale_no) && !flash.rebuild_without(lane, epoch, sale_no).await? {
+            return superseded(lane);
+        }
+    }
+    for of in &sales {
+        let image = SaleImage {
+            sale_no: of.sale.no,
+            settings: of.sale.settings(),
+            free: of.counter,
+            taken: of.taken,
+            grant_no,
+        };
+        if !flash.rebuild_sale(lane, epoch, &image).await? || !rebuild_buyers(context, lane, epoch, of.sale.no).await? {
+            return superseded(lane);
+        }
+    }
+    let now = context
+        .clock
+        .now()
+        .ok_or_else(|| FlashError::Unavailable("the time is not known yet".into()))?;
+    if !ledger.open_lane(lane, epoch).await? || !flash.open_lane(lane, epoch, nonce, grant_no, now).await? {
+        return superseded(lane);
+    }
+    flash.adopt_lane(lane, epoch, 0);
+    flash.nudge_grants(lane);
+    metrics::counter!(metric::RECOVERIES, "outcome" => "opened").increment(1);
+    tracing::info!(%lane, epoch, survivors = applied, refused, sales = sales.len(), "a lane is recovered");
+    Ok(())
+}
+
+async fn rebuild_buyers(context: &Context, lane: LaneNo, epoch: Epoch, sale_no: i32) -> Result<bool, RecoveryError> {
+    let mut after: Option<String> = None;
+    loop {
+        let page = context
+            .ledger
+            .lane_buyers(lane, sale_no, after.as_deref(), BUYERS_STEP)
+            .await?;
+        for records in page.records.chunks(BUYERS_CALL) {
+            if !context.flash.rebuild_buyers(lane, epoch, sale_no, records).await? {
+                return Ok(false);
+            }
+        }
+        match page.next {
+            None => return Ok(true),
+            next => after = next,
+        }
+    }
+}
+
+fn superseded(lane: LaneNo) -> Result<(), RecoveryError> {
+    metrics::counter!(metric::RECOVERIES, "outcome" => "superseded").increment(1);
+    tracing::warn!(%lane, "a later recovery has taken over");
+    Err(RecoveryError::Outrun)
+}

@@ -1,0 +1,316 @@
+//! Buyers' records against reservations, both ways, a page of buyers at a time.
+//!
+//! Each page reads the ledger in one snapshot and then the records together with the queue since that snapshot, so a
+//! buyer who is being served at that very moment agrees too.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Instant;
+
+use super::follow::{Followed, follow};
+use super::record::{Changes, Expected, Fault};
+use super::{Finding, Halves, LOOKS, PAUSE, VerifyError, in_both, may_pass};
+use crate::domain::difference::{Difference, Kind, Site};
+use crate::domain::grant::Grant;
+use crate::domain::lane::LaneNo;
+use crate::domain::record::Record;
+use crate::domain::reservation_id::{Place, ReservationId};
+use crate::flash::{Flash, FlashError};
+use crate::ledger::Ledger;
+use crate::ledger::audit::repair::Repair;
+use crate::ledger::audit::{BucketView, BuyerRow};
+
+/// Buyers per page: a lookup in Redis each, in one script call.
+const PAGE: usize = 1_000;
+/// Names of buyers that the ledger tells at once; it sorts all of them each time.
+const NAMES: i64 = 50_000;
+
+/// The records of one sale in one lane.
+struct Records<'a> {
+    ledger: &'a Ledger,
+    flash: &'a Flash,
+    lane: LaneNo,
+    bucket: &'a BucketView,
+    until: Instant,
+}
+
+/// What one look at some buyers found.
+enum Page {
+    Compared(Vec<Finding>),
+    /// The lane forgets the sale: nothing is left to compare.
+    Gone,
+    /// The lane is being recovered.
+    Elsewhere,
+}
+
+/// Why the rest is not compared.
+enum Stop {
+    /// There is nothing to compare any more.
+    Gone,
+    /// It can't be compared now.
+    Elsewhere,
+    Failed(VerifyError),
+}
+
+impl<E: Into<VerifyError>> From<E> for Stop {
+    fn from(error: E) -> Self {
+        Stop::Failed(error.into())
+    }
+}
+
+/// Compares every record of a sale in a lane.
+pub(super) async fn compare(
+    ledger: &Ledger,
+    flash: &Flash,
+    lane: LaneNo,
+    bucket: &BucketView,
+    until: Instant,
+) -> Result<Halves, VerifyError> {
+    let records = Records {
+        ledger,
+        flash,
+        lane,
+        bucket,
+        until,
+    };
+    let mut halves = Halves::default();
+    match records.compare(&mut halves).await {
+        Ok(()) | Err(Stop::Gone) => Ok(halves),
+        Err(Stop::Elsewhere) => {
+            halves.undecided.push(format!(
+                "records of sale {} in lane {lane}: the lane is being recovered",
+                bucket.sale_id
+            ));
+            Ok(halves)
+        }
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+impl Records<'_> {
+    async fn compare(&self, halves: &mut Halves) -> Result<(), Stop> {
+        let mut seen: HashSet<String> = HashSet::new();
+        let mut suspects: BTreeSet<String> = BTreeSet::new();
+        let mut at = None;
+        loop {
+            let (buyers, next) = self.flash.scan_buyers(self.lane, self.bucket.sale_no, at).await?;
+            // A scan may tell a buyer twice.
+            let new: Vec<String> = buyers.into_iter().filter(|buyer| seen.insert(buyer.clone())).collect();
+            for page in new.chunks(PAGE) {
+                suspects.extend(suspicious(&self.page(page, &[]).await?));
+            }
+            at = next;
+            if at.is_none() {
+                break;
+            }
+        }
+        let in_flight = self.in_flight().await?;
+        let new: Vec<String> = in_flight
+            .into_iter()
+            .filter(|buyer| seen.insert(buyer.clone()))
+            .collect();
+        for page in new.chunks(PAGE) {
+            suspects.extend(suspicious(&self.page(page, &[]).await?));
+        }
+        let mut after = String::new();
+        loop {
+            let buyers = self
+                .ledger
+                .buyers_after(self.lane, self.bucket.sale_no, &after, NAMES)
+                .await?;
+            let Some(last) = buyers.last() else { break };
+            after.clone_from(last);
+            let new: Vec<String> = buyers.into_iter().filter(|buyer| seen.insert(buyer.clone())).collect();
+            for page in new.chunks(PAGE) {
+                suspects.extend(suspicious(&self.page(page, &[]).await?));
+            }
+        }
+        halves.buyers = i64::try_from(seen.len()).expect("no more than memory holds");
+        let suspects: Vec<String> = suspects.into_iter().collect();
+        for page in suspects.chunks(PAGE) {
+            halves.findings.extend(self.again(page).await?);
+        }
+        Ok(())
+    }
+
+    /// Buyers whom the queue tells of: the ledger does not know them yet, and a record that is missing tells nothing.
+    async fn in_flight(&self) -> Result<Vec<String>, Stop> {
+        let sale_no = self.bucket.sale_no;
+        let foothold = self.ledger.lane_view(self.lane).await?.foothold;
+        let mut changes = Changes::default();
+        if foothold.open {
+            let followed = follow(self.flash, self.lane, sale_no, &foothold, &[], |entry| {
+                changes.add(sale_no, entry)
+            });
+            // Where it leads nowhere, the pages find that out.
+            followed.await?;
+        }
+        Ok(changes.buyers())
+    }
+
+    /// Looks again at buyers whose records did not agree, from newer cursors.
+    async fn again(&self, buyers: &[String]) -> Result<Vec<Finding>, Stop> {
+        let mut last: Option<Vec<Finding>> = None;
+        for _ in 0..LOOKS {
+            let ids: Vec<ReservationId> = last
+                .iter()
+                .flatten()
+                .filter_map(|finding| finding.difference.site.reservation_id)
+                .collect();
+            let findings = in_both(last.as_deref(), self.page(buyers, &ids).await?);
+            if findings.is_empty() {
+                return Ok(findings);
+            }
+            last = Some(findings);
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(last.unwrap_or_default())
+    }
+
+    /// One page, as soon as the lane lets itself be looked at. `ids`: reservations that records hold, whosever they are.
+    async fn page(&self, buyers: &[String], ids: &[ReservationId]) -> Result<Vec<Finding>, Stop> {
+        let until = self.until.max(Instant::now() + super::PATIENCE);
+        loop {
+            match self.look(buyers, ids).await {
+                Ok(Page::Compared(findings)) => return Ok(findings),
+                Ok(Page::Gone) => return Err(Stop::Gone),
+                Ok(Page::Elsewhere) if Instant::now() >= until => return Err(Stop::Elsewhere),
+                Err(error) if !may_pass(&error) || Instant::now() >= until => return Err(Stop::Failed(error)),
+                Ok(Page::Elsewhere) | Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        }
+    }
+
+    async fn look(&self, buyers: &[String], ids: &[ReservationId]) -> Result<Page, VerifyError> {
+        let sale_no = self.bucket.sale_no;
+        let view = self.ledger.buyers_view(self.lane, sale_no, buyers, ids).await?;
+        if view.drained {
+            return Ok(Page::Gone);
+        }
+        if !view.foothold.open {
+            return Ok(Page::Elsewhere);
+        }
+        let mut changes = Changes::default();
+        let followed = follow(self.flash, self.lane, sale_no, &view.foothold, buyers, |entry| {
+            changes.add(sale_no, entry);
+        });
+        let seen = match followed.await? {
+            Followed::Here(seen) => seen,
+            // A chain that is broken for good has been reported by now.
+            Followed::NotHere(_) | Followed::Broken(_) => return Ok(Page::Elsewhere),
+        };
+        if changes.dropped || seen.free.is_none() {
+            return Ok(Page::Gone);
+        }
+        if seen.records.len() != buyers.len() {
+            return Err(FlashError::Broken("a look without all records".into()).into());
+        }
+        let mut rows: HashMap<&str, Vec<&BuyerRow>> = HashMap::new();
+        for row in &view.rows {
+            rows.entry(&row.buyer).or_default().push(row);
+        }
+        let asked: HashSet<&str> = buyers.iter().map(String::as_str).collect();
+        let strays: Vec<&BuyerRow> = view
+            .rows
+            .iter()
+            .filter(|r| r.ending && !asked.contains(r.buyer.as_str()))
+            .collect();
+        let mut findings = Vec::new();
+        for (buyer, bytes) in buyers.iter().zip(&seen.records) {
+            let own = rows.get(buyer.as_str()).map(Vec::as_slice).unwrap_or_default();
+            let mut expected = Expected::of(own, view.ended);
+            expected.allow(&strays);
+            changes.carry(buyer, &mut expected);
+            let (faults, right) = expected.judge(bytes);
+            findings.extend(faults.iter().map(|fault| self.finding(buyer, fault, bytes, &right)));
+        }
+        Ok(Page::Compared(findings))
+    }
+
+    fn finding(&self, buyer: &str, fault: &Fault, bytes: &[u8], right: &Record) -> Finding {
+        let new = if *right == Record::default() {
+            Vec::new()
+        } else {
+            right.pack()
+        };
+        Finding {
+            difference: self.difference(buyer, fault),
+            remedy: Some(Repair {
+                lane: self.lane,
+                sale_no: self.bucket.sale_no,
+                sale_id: self.bucket.sale_id.clone(),
+                item: self.bucket.item.clone(),
+                grant: Grant::Record {
+                    buyer: buyer.to_owned(),
+                    old: bytes.to_vec(),
+                    new,
+                },
+            }),
+        }
+    }
+
+    fn difference(&self, buyer: &str, fault: &Fault) -> Difference {
+        let site = Site {
+            buyer: Some(buyer.to_owned()),
+            ..Site::default()
+                .with_item(&self.bucket.item)
+                .with_sale(&self.bucket.sale_id)
+                .with_lane(self.lane)
+        };
+        let at = |place: Place| {
+            let id = self.flash.id_key().seal(self.lane, place);
+            site.clone().with_reservation(id)
+        };
+        match fault {
+            Fault::Unreadable => Difference::new(
+                Kind::RecordUnknown,
+                site,
+                "the buyer's record in Redis",
+                "readable",
+                "unreadable",
+            ),
+            Fault::Missing(live) => Difference::new(
+                Kind::RecordMissing,
+                at(live.place),
+                "a reservation that the buyer's record in Redis lacks",
+                format!("{} units", live.units),
+                "none",
+            ),
+            Fault::Unknown(place, status) => Difference::new(
+                Kind::RecordUnknown,
+                at(*place),
+                "a buyer record in Redis holds what is not reserved or sold",
+                "RESERVED or COMMITTED",
+                status.map_or("no reservation", |status| status.as_str()),
+            ),
+            Fault::Tombstone(place) => Difference::new(
+                Kind::RecordUnknown,
+                at(*place),
+                "a buyer record in Redis remembers the end of a reservation under a key",
+                "that reservation with that key",
+                "none",
+            ),
+            Fault::Differs { expected, found } => Difference::new(
+                Kind::RecordDiffers,
+                at(expected.place),
+                "a reservation as the buyer's record in Redis tells it",
+                format!("{} units and the keys of the ledger", expected.units),
+                format!(
+                    "{} units, {}",
+                    found.units,
+                    if found.units == expected.units {
+                        "other keys"
+                    } else {
+                        "other units"
+                    }
+                ),
+            ),
+        }
+    }
+}
+
+/// Buyers with a finding.
+fn suspicious(findings: &[Finding]) -> impl Iterator<Item = String> + '_ {
+    findings
+        .iter()
+        .filter_map(|finding| finding.difference.site.buyer.clone())
+}

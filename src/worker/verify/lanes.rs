@@ -1,0 +1,223 @@
+//! Lanes and counters: a lane is where the ledger has it, its queue holds together, and each of its counters is what
+//! grants and reservations make it.
+
+use std::time::Instant;
+
+use super::buyers;
+use super::follow::{Break, Effects, Followed, Seen, follow};
+use super::{Finding, Halves, LOOKS, PAUSE, VerifyError, in_both, may_pass};
+use crate::domain::difference::{Difference, Kind, Site};
+use crate::domain::grant::Grant;
+use crate::domain::lane::LaneNo;
+use crate::flash::{Flash, LaneMeta};
+use crate::ledger::Ledger;
+use crate::ledger::audit::repair::Repair;
+use crate::ledger::audit::{BucketView, Foothold, LaneView};
+
+/// What one look at a lane found.
+enum Look {
+    Compared {
+        findings: Vec<Finding>,
+        notes: Vec<String>,
+        view: LaneView,
+    },
+    /// It is closed here, and sells nothing.
+    Idle,
+    /// It is closed, gone, or at another epoch in Redis; the ledger has it so.
+    Elsewhere(Foothold, Option<LaneMeta>),
+    /// An entry in flight must be durable first.
+    Unsettled(String),
+}
+
+/// Compares a lane, its counters and its records. Until `until` it may be unreachable, or in recovery.
+pub(super) async fn compare(
+    ledger: &Ledger,
+    flash: &Flash,
+    lane: LaneNo,
+    until: Instant,
+) -> Result<Halves, VerifyError> {
+    let mut halves = Halves::default();
+    let mut last: Option<Vec<Finding>> = None;
+    let mut looks = 0;
+    let view = loop {
+        match look(ledger, flash, lane).await {
+            Ok(Look::Idle) => return Ok(halves),
+            Ok(Look::Compared { findings, notes, view }) => {
+                looks += 1;
+                let findings = in_both(last.as_deref(), findings);
+                if findings.is_empty() || looks == LOOKS {
+                    halves.findings = findings;
+                    halves.notes = notes;
+                    break view;
+                }
+                last = Some(findings);
+            }
+            Ok(Look::Elsewhere(foothold, meta)) if Instant::now() >= until => {
+                elsewhere(&mut halves, lane, &foothold, meta.as_ref());
+                return Ok(halves);
+            }
+            Ok(Look::Unsettled(what)) if Instant::now() >= until => {
+                halves.undecided.push(what);
+                return Ok(halves);
+            }
+            Err(error) if !may_pass(&error) || Instant::now() >= until => return Err(error),
+            Ok(Look::Elsewhere(..) | Look::Unsettled(_)) | Err(_) => {}
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    halves.lanes = 1;
+    halves.counters = i64::try_from(view.buckets.len()).expect("a lane has few sales");
+    let broken = halves.findings.iter().any(|f| f.difference.kind == Kind::QueueChain);
+    for bucket in view.buckets.iter().filter(|bucket| !bucket.drained) {
+        if broken {
+            halves.undecided.push(format!(
+                "records of sale {} in lane {lane}: the queue does not lead there",
+                bucket.sale_id
+            ));
+        } else {
+            halves = halves.merge(buyers::compare(ledger, flash, lane, bucket, until).await?);
+        }
+    }
+    Ok(halves)
+}
+
+async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, VerifyError> {
+    let view = ledger.lane_view(lane).await?;
+    let foothold = view.foothold;
+    if !foothold.open {
+        return Ok(if view.buckets.iter().all(|bucket| !bucket.present) {
+            Look::Idle
+        } else {
+            Look::Elsewhere(foothold, None)
+        });
+    }
+    let (mut findings, mut notes) = (Vec::new(), Vec::new());
+    // A lane that sells nothing has a queue all the same; no sale has the number 0.
+    let mut sales: Vec<i32> = view.buckets.iter().map(|bucket| bucket.sale_no).collect();
+    sales.push(0);
+    for sale_no in sales {
+        let mut effects = Effects::default();
+        let seen = match follow(flash, lane, sale_no, &foothold, &[], |entry| effects.add(entry)).await? {
+            Followed::Here(seen) => seen,
+            Followed::NotHere(meta) => return Ok(Look::Elsewhere(foothold, meta)),
+            Followed::Broken(broken) => {
+                findings = vec![unrepairable(queue_chain(lane, &broken))];
+                return Ok(Look::Compared { findings, notes, view });
+            }
+        };
+        match view.buckets.iter().find(|bucket| bucket.sale_no == sale_no) {
+            Some(bucket) if effects.of(sale_no).unreadable => {
+                let what = format!(
+                    "the counter of sale {} in lane {lane}: an entry can't be read",
+                    bucket.sale_id
+                );
+                return Ok(Look::Unsettled(what));
+            }
+            Some(bucket) => findings.extend(counter(lane, bucket, &effects, &seen, &mut notes)),
+            None => findings.extend(strangers(lane, &view, &effects, &seen)),
+        }
+    }
+    Ok(Look::Compared { findings, notes, view })
+}
+
+fn unrepairable(difference: Difference) -> Finding {
+    Finding {
+        difference,
+        remedy: None,
+    }
+}
+
+fn queue_chain(lane: LaneNo, broken: &Break) -> Difference {
+    let site = Site::default().with_lane(lane).with_figure(broken.at.clone());
+    let (expected, found) = (broken.expected.clone(), broken.found.clone());
+    Difference::new(Kind::QueueChain, site, broken.says, expected, found)
+}
+
+fn elsewhere(halves: &mut Halves, lane: LaneNo, foothold: &Foothold, meta: Option<&LaneMeta>) {
+    if !foothold.open {
+        halves.undecided.push(format!(
+            "lane {lane} is closed: its recovery has not ended; a gateway that runs ends it"
+        ));
+        return;
+    }
+    let found = match meta {
+        None => "no such lane".to_owned(),
+        Some(meta) if meta.open => format!("open at epoch {}", meta.epoch),
+        Some(meta) => format!("closed at epoch {}", meta.epoch),
+    };
+    let expected = format!("open at epoch {}", foothold.epoch);
+    let site = Site::default().with_lane(lane);
+    let says = "the lane in Redis, which a gateway that runs recovers";
+    halves.findings.push(unrepairable(Difference::new(
+        Kind::LaneEpoch,
+        site,
+        says,
+        expected,
+        found,
+    )));
+}
+
+/// Compares one counter.
+fn counter(
+    lane: LaneNo,
+    bucket: &BucketView,
+    effects: &Effects,
+    seen: &Seen,
+    notes: &mut Vec<String>,
+) -> Option<Finding> {
+    let effect = effects.of(bucket.sale_no);
+    let site = Site::default()
+        .with_item(&bucket.item)
+        .with_sale(&bucket.sale_id)
+        .with_lane(lane);
+    let present = (bucket.present || effect.opened) && !effect.dropped;
+    let word = |present| if present { "there" } else { "not there" };
+    if present != seen.free.is_some() {
+        let says = "the sale in its lane, which a recovery of the lane puts right";
+        let difference = Difference::new(Kind::LaneSale, site, says, word(present), word(!present));
+        return Some(unrepairable(difference));
+    }
+    let expected = bucket.counter + effect.counter;
+    let found = seen.free.filter(|free| *free != expected)?;
+    let says = "units free by the counter in Redis, and by grants and queue";
+    let difference = Difference::new(Kind::Counter, site, says, expected, found);
+    let on_the_way = bucket
+        .corrections
+        .iter()
+        .filter(|c| c.grant_no.is_none_or(|no| no > seen.meta.grant_no));
+    let on_the_way: i64 = on_the_way.map(|correction| correction.units).sum();
+    if on_the_way != 0 {
+        notes.push(format!(
+            "a correction of {on_the_way} units of sale {} is on its way to lane {lane}",
+            bucket.sale_id
+        ));
+    }
+    let delta = i32::try_from(expected - found - on_the_way)
+        .ok()
+        .filter(|delta| *delta != 0);
+    Some(Finding {
+        difference,
+        remedy: delta.map(|delta| Repair {
+            lane,
+            sale_no: bucket.sale_no,
+            sale_id: bucket.sale_id.clone(),
+            item: bucket.item.clone(),
+            grant: Grant::Correct(delta),
+        }),
+    })
+}
+
+/// Sales that the lane has and the ledger does not have there.
+fn strangers(lane: LaneNo, view: &LaneView, effects: &Effects, seen: &Seen) -> Vec<Finding> {
+    let known = |sale_no: i32| view.buckets.iter().any(|b| b.sale_no == sale_no) || effects.of(sale_no).opened;
+    let strange = seen.meta.sales.iter().filter(|sale_no| !known(**sale_no));
+    strange
+        .map(|sale_no| {
+            let site = Site::default()
+                .with_lane(lane)
+                .with_figure(format!("sale number {sale_no}"));
+            let says = "a sale in a lane that is not to have it, which a recovery of the lane puts right";
+            unrepairable(Difference::new(Kind::LaneSale, site, says, "not there", "there"))
+        })
+        .collect()
+}

@@ -1,0 +1,230 @@
+//! Verification: recomputes everything that is stored twice, in either half and between them, while both go on.
+//!
+//! The ledger is compared with itself in one snapshot ([`crate::ledger::audit`]). What Redis holds is compared with the
+//! ledger at a cursor plus the queue from there on, read in the same step as what is compared: so nothing in flight looks
+//! like a difference. What differs all the same is looked at again, from a newer cursor, before it is reported.
+
+mod buyers;
+mod follow;
+mod lanes;
+mod record;
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::Serialize;
+
+use crate::domain::difference::Difference;
+use crate::flash::{Flash, FlashError};
+use crate::ledger::audit::AuditCount;
+use crate::ledger::audit::repair::Repair;
+use crate::ledger::{Ledger, LedgerError};
+
+/// How long lanes may be unreachable or in recovery before they count as such: a recovery takes less.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Between two looks at the same thing; a writer's step takes less.
+const PAUSE: Duration = Duration::from_millis(150);
+/// Looks at a difference before it is reported.
+const LOOKS: usize = 3;
+/// Lanes compared at the same time.
+const AT_ONCE: usize = 4;
+
+/// Why it could not be found out whether everything agrees.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// Postgres can't be asked.
+    #[error("could not find out: {0}")]
+    Ledger(#[from] LedgerError),
+    /// Redis can't be asked.
+    #[error("could not find out: {0}")]
+    Flash(FlashError),
+    /// Redis restarted and nobody has recovered it.
+    #[error(
+        "could not find out: Redis has lost its scripts, so it restarted, and no gateway has recovered it since; start one"
+    )]
+    NotRecovered,
+    /// There are no tables.
+    #[error("could not find out: the database is not migrated; run `flashgate migrate`")]
+    NotMigrated,
+    /// Two repairs at once would correct the same thing twice.
+    #[error("another repair is running; try again when it is done")]
+    RepairRunning,
+}
+
+impl From<FlashError> for VerifyError {
+    fn from(error: FlashError) -> Self {
+        match error {
+            FlashError::NotLoaded => VerifyError::NotRecovered,
+            other => VerifyError::Flash(other),
+        }
+    }
+}
+
+/// How much was compared.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Compared {
+    /// SKUs at locations.
+    pub balances: i64,
+    /// Events of the ledger.
+    pub events: i64,
+    /// Reservations.
+    pub reservations: i64,
+    /// Sales.
+    pub sales: i64,
+    /// Lanes that are open.
+    pub lanes: i64,
+    /// Counters of sales in lanes.
+    pub counters: i64,
+    /// Buyers' records.
+    pub buyers: i64,
+}
+
+/// What a verification found.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// How much was compared.
+    pub compared: Compared,
+    /// What disagrees.
+    pub differences: Vec<Difference>,
+    /// What could not be compared.
+    pub undecided: Vec<String>,
+    /// What an operator should know beside.
+    pub notes: Vec<String>,
+}
+
+impl Report {
+    /// 0: all agrees; 1: there are differences; 2: there are none where it could be found out.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        exit_code(&self.differences, &self.undecided)
+    }
+}
+
+pub(super) fn exit_code(differences: &[Difference], undecided: &[String]) -> u8 {
+    match (differences, undecided) {
+        ([], []) => 0,
+        ([], _) => 2,
+        _ => 1,
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let c = &self.compared;
+        writeln!(
+            f,
+            "compared {} balances, {} events, {} reservations, {} sales; {} lanes, {} counters, {} buyers",
+            c.balances, c.events, c.reservations, c.sales, c.lanes, c.counters, c.buyers
+        )?;
+        write_lines(f, "note: ", &self.notes)?;
+        write_lines(f, "undecided: ", &self.undecided)?;
+        for difference in &self.differences {
+            writeln!(f, "difference: {difference} [{}]", difference.kind.as_str())?;
+        }
+        match self.exit_code() {
+            0 => f.write_str("all agree"),
+            1 => write!(f, "{} differences", self.differences.len()),
+            _ => f.write_str("no difference was found, but not everything could be compared"),
+        }
+    }
+}
+
+pub(super) fn write_lines(f: &mut fmt::Formatter<'_>, word: &str, lines: &[String]) -> fmt::Result {
+    lines.iter().try_for_each(|line| writeln!(f, "{word}{line}"))
+}
+
+/// Compares everything. It changes nothing.
+///
+/// # Errors
+/// It could not be found out.
+pub async fn verify(ledger: &Ledger, flash: &Flash) -> Result<Report, VerifyError> {
+    if !ledger.is_migrated().await? {
+        return Err(VerifyError::NotMigrated);
+    }
+    let audit = ledger.audit().await?;
+    let halves = compare_halves(ledger, flash).await?;
+    let AuditCount {
+        balances,
+        events,
+        reservations,
+        sales,
+    } = audit.compared;
+    let mut differences = audit.differences;
+    differences.extend(halves.findings.into_iter().map(|finding| finding.difference));
+    Ok(Report {
+        compared: Compared {
+            balances,
+            events,
+            reservations,
+            sales,
+            lanes: halves.lanes,
+            counters: halves.counters,
+            buyers: halves.buyers,
+        },
+        differences,
+        undecided: halves.undecided,
+        notes: audit.notes.into_iter().chain(halves.notes).collect(),
+    })
+}
+
+/// A difference between Redis and the ledger, and what would make it good.
+#[derive(Clone, Debug)]
+pub(super) struct Finding {
+    pub(super) difference: Difference,
+    /// None: recovery does it, or nobody.
+    pub(super) remedy: Option<Repair>,
+}
+
+/// What the comparison of Redis with the ledger found.
+#[derive(Debug, Default)]
+pub(super) struct Halves {
+    pub(super) findings: Vec<Finding>,
+    pub(super) undecided: Vec<String>,
+    pub(super) notes: Vec<String>,
+    pub(super) lanes: i64,
+    pub(super) counters: i64,
+    pub(super) buyers: i64,
+}
+
+impl Halves {
+    fn merge(mut self, other: Halves) -> Self {
+        self.findings.extend(other.findings);
+        self.undecided.extend(other.undecided);
+        self.notes.extend(other.notes);
+        self.lanes += other.lanes;
+        self.counters += other.counters;
+        self.buyers += other.buyers;
+        self
+    }
+}
+
+/// Compares every lane, its counters and its records with the ledger.
+pub(super) async fn compare_halves(ledger: &Ledger, flash: &Flash) -> Result<Halves, VerifyError> {
+    let until = Instant::now() + PATIENCE;
+    let lanes: Vec<_> = flash.lane_numbers().collect();
+    stream::iter(lanes)
+        .map(|lane| lanes::compare(ledger, flash, lane, until))
+        .buffered(AT_ONCE)
+        .try_fold(Halves::default(), async |all, of_lane| Ok(all.merge(of_lane)))
+        .await
+}
+
+/// Keeps what both looks found: what only one did is no difference.
+fn in_both(last: Option<&[Finding]>, now: Vec<Finding>) -> Vec<Finding> {
+    let Some(last) = last else { return now };
+    let same = |a: &Difference, b: &Difference| a.kind == b.kind && a.site == b.site;
+    now.into_iter()
+        .filter(|finding| last.iter().any(|before| same(&before.difference, &finding.difference)))
+        .collect()
+}
+
+/// Whether Redis may answer in a moment: it is being reached, or recovered.
+fn may_pass(error: &VerifyError) -> bool {
+    matches!(
+        error,
+        VerifyError::NotRecovered | VerifyError::Flash(FlashError::Unavailable(_))
+    )
+}

@@ -1,0 +1,330 @@
+//! The batch writer: carries a lane's queue into the ledger, once each, in order.
+//!
+//! It reads what follows the cursor, checks that every entry names the one before it, and hands the batch to the ledger,
+//! which moves the cursor in the same transaction. Then it tells who waits. It clocks itself: the longer a transaction
+//! takes, the larger the next batch.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Context;
+use crate::domain::entry::{Accepted, Body, Entry, RawEntry};
+use crate::domain::lane::{Cursor, LaneNo, Seq};
+use crate::domain::outcome::Durability;
+use crate::domain::reservation::{Cause, Status};
+use crate::domain::reservation_id::{Place, ReservationId};
+use crate::flash::{FlashError, Notice, QueueReader, SettledCall};
+use crate::ledger::LedgerError;
+use crate::ledger::apply::{Applied, Batch, Done, Refused};
+use crate::metric;
+
+/// Entries a transaction; each holds up to 128 reservations.
+const ENTRIES_MAX: usize = 32;
+/// How long a read waits for the first entry.
+const BLOCK: Duration = Duration::from_millis(250);
+/// Durable entries stay in the queue for so long, for a Postgres that falls back …
+const KEEP_FOR: Duration = Duration::from_secs(60);
+/// … but no more than so many.
+const KEEP_MAX: usize = 20_000;
+/// How long the writer goes on asking a Postgres that does not answer before it starts over.
+const STUBBORN: Duration = Duration::from_secs(5);
+
+/// Why a writer stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum WriterError {
+    /// The lane is another's, or at another epoch.
+    #[error("the lane is another's")]
+    NotOwner,
+    /// The queue does not continue the cursor.
+    #[error("the lane's queue does not continue the ledger: {0}")]
+    Fork(String),
+    /// Too many entries are bad for it to be their own fault.
+    #[error("{0} or more reservations of one batch can't be stored: the lane waits")]
+    Poisoned(usize),
+    /// Redis can't be asked.
+    #[error(transparent)]
+    Flash(#[from] FlashError),
+    /// Postgres can't be asked.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// The writer of one lane at one epoch.
+#[derive(Debug)]
+pub struct Writer<'a> {
+    context: &'a Context,
+    lane: LaneNo,
+    reader: QueueReader,
+    cursor: Cursor,
+    /// Durable entries that are still in the queue, and since when.
+    kept: VecDeque<(Instant, Seq)>,
+}
+
+impl<'a> Writer<'a> {
+    /// A writer that goes on from this cursor.
+    ///
+    /// # Errors
+    /// Redis' address can't be read.
+    pub fn new(context: &'a Context, lane: LaneNo, cursor: Cursor) -> Result<Self, FlashError> {
+        let reader = context.flash.queue_reader(lane)?;
+        Ok(Writer {
+            context,
+            lane,
+            reader,
+            cursor,
+            kept: VecDeque::new(),
+        })
+    }
+
+    /// Writes until something is wrong.
+    ///
+    /// # Errors
+    /// Always: what was wrong.
+    pub async fn run(&mut self) -> Result<(), WriterError> {
+        loop {
+            if self.run_once(BLOCK).await? == 0 {
+                self.check_lane().await?;
+            }
+        }
+    }
+
+    /// Carries one batch; waits up to `block` for something to carry. Returns the number of entries.
+    ///
+    /// # Errors
+    /// `Fork` starts a recovery; the others are tried again by starting over from the ledger's cursor.
+    pub async fn run_once(&mut self, block: Duration) -> Result<usize, WriterError> {
+        let raw = match self
+            .reader
+            .read(self.cursor.epoch, self.cursor.seq, ENTRIES_MAX, block)
+            .await
+        {
+            Ok(raw) => raw,
+            Err(error) => {
+                // Redis is away: whoever asks the lane next learns it too; here there is only waiting.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return Err(error.into());
+            }
+        };
+        if raw.is_empty() {
+            self.gauge(None);
+            return Ok(0);
+        }
+        let entries = self.decode(&raw)?;
+        self.gauge(entries.first());
+        let started = Instant::now();
+        let done = self.apply(&entries).await?;
+        metrics::histogram!(metric::WRITER_FLUSH_SECONDS).record(started.elapsed());
+        self.cursor = done.cursor;
+        self.tell(&entries, &done).await?;
+        Ok(entries.len())
+    }
+
+    /// Gives the connection back.
+    pub async fn close(self) {
+        self.reader.close().await;
+    }
+
+    /// Decodes entries that continue the cursor, one after the other.
+    fn decode(&self, raw: &[RawEntry]) -> Result<Vec<Entry>, WriterError> {
+        let (mut seq, mut nonce) = (self.cursor.seq, self.cursor.nonce);
+        let mut entries = Vec::with_capacity(raw.len());
+        for raw in raw {
+            let entry = Entry::decode(raw).map_err(|e| self.fork(format!("entry {:?}: {e}", raw.id)))?;
+            if entry.epoch != self.cursor.epoch || entry.seq != seq + 1 || entry.prev != nonce {
+                return Err(self.fork(format!(
+                    "entry {:?} does not follow {}-{seq}",
+                    raw.id, self.cursor.epoch
+                )));
+            }
+            (seq, nonce) = (entry.seq, entry.nonce);
+            entries.push(entry);
+        }
+        Ok(entries)
+    }
+
+    fn fork(&self, what: String) -> WriterError {
+        self.context.flash.suspect_lane(self.lane, self.cursor.epoch);
+        WriterError::Fork(what)
+    }
+
+    /// An idle lane must stand exactly at its cursor or after it.
+    async fn check_lane(&self) -> Result<(), WriterError> {
+        let meta = self.context.flash.lane_meta(self.lane).await?;
+        match meta {
+            Some(meta) if meta.open && meta.epoch == self.cursor.epoch => {
+                let behind = meta.seq < self.cursor.seq;
+                let other = meta.seq == self.cursor.seq && meta.nonce != self.cursor.nonce;
+                if behind || other {
+                    return Err(self.fork(format!(
+                        "the lane is at {}, the ledger at {}",
+                        meta.seq, self.cursor.seq
+                    )));
+                }
+                Ok(())
+            }
+            _ => Err(self.fork("the lane is closed or gone".into())),
+        }
+    }
+
+    /// Applies a batch, going on through short failures of Postgres. An answer that was lost is no question: the cursor
+    /// says whether the batch is durable.
+    async fn apply(&self, entries: &[Entry]) -> Result<Done, WriterError> {
+        let started = Instant::now();
+        loop {
+            let batch = Batch {
+                lane: self.lane,
+                owner: self.context.gateway,
+                from: self.cursor,
+                entries,
+                id_key: self.context.flash.id_key(),
+            };
+            match self.context.ledger.apply(batch).await {
+                Ok(Applied::Done(done)) => return Ok(done),
+                Ok(Applied::NotOwner) => return self.already_durable(entries).await,
+                Ok(Applied::GrantsAhead { ledger, lane }) => {
+                    return Err(self.fork(format!("the lane has grants up to {lane}, the ledger up to {ledger}")));
+                }
+                Ok(Applied::Poisoned { bad }) => {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    return Err(WriterError::Poisoned(bad));
+                }
+                Err(error @ (LedgerError::Unavailable(_) | LedgerError::Retry(_))) if started.elapsed() < STUBBORN => {
+                    tracing::warn!(lane = %self.lane, %error, "a batch waits for postgres");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Where the compare-and-set failed because an earlier attempt of ours had gone through, what came of it.
+    async fn already_durable(&self, entries: &[Entry]) -> Result<Done, WriterError> {
+        let row = self.context.ledger.lane(self.lane).await?;
+        let last = entries.last().map(|entry| (entry.epoch, entry.seq, entry.nonce));
+        if row.owner != Some(self.context.gateway) || last != Some((row.cursor.epoch, row.cursor.seq, row.cursor.nonce))
+        {
+            return Err(WriterError::NotOwner);
+        }
+        let ids: Vec<ReservationId> = self.reservations(entries).map(|(_, id, _)| id).collect();
+        let mut done = Done {
+            cursor: row.cursor,
+            reserved: ids.len(),
+            refused: vec![],
+            drift: vec![],
+            grants_for: vec![self.lane],
+        };
+        for reservation in self.context.ledger.reservations(&ids).await? {
+            if reservation.status == Status::Rejected {
+                let place = reservation.id.place();
+                let cause = reservation.cause.unwrap_or(Cause::Lost);
+                let durability = Durability::Rejected {
+                    cause,
+                    first: reservation.first,
+                };
+                done.refused.push(Refused {
+                    seq: place.seq,
+                    index: place.index,
+                    durability,
+                });
+            }
+        }
+        Ok(done)
+    }
+
+    fn reservations<'e>(
+        &'e self,
+        entries: &'e [Entry],
+    ) -> impl Iterator<Item = (&'e Entry, ReservationId, &'e Accepted)> {
+        entries.iter().flat_map(move |entry| {
+            let slips = match &entry.body {
+                Body::Reserve(slips) => slips.as_slice(),
+                Body::Grant { .. } => &[],
+            };
+            slips.iter().zip(0u8..).filter_map(move |(slip, index)| {
+                let place = Place::new(entry.epoch, entry.seq, index, entry.nonce);
+                let id = self.context.flash.id_key().seal(self.lane, place);
+                slip.as_ref().ok().map(|accepted| (entry, id, accepted))
+            })
+        })
+    }
+
+    async fn tell(&mut self, entries: &[Entry], done: &Done) -> Result<(), WriterError> {
+        let refused_of = |seq: Seq| {
+            let of_entry = done.refused.iter().filter(|refused| refused.seq == seq);
+            of_entry.map(|refused| (refused.index, refused.durability)).collect()
+        };
+        let call = |entry: &Entry| SettledCall {
+            seq: entry.seq,
+            nonce: entry.nonce,
+            refused: refused_of(entry.seq),
+        };
+        let notice = Notice {
+            from: self.context.gateway,
+            epoch: self.cursor.epoch,
+            calls: entries.iter().map(call).collect(),
+        };
+        self.record(entries, done);
+        for lane in &done.grants_for {
+            self.context.flash.nudge_grants(*lane);
+        }
+        let keep = self.keep(entries);
+        let settled = self.context.flash.settle(self.lane, self.cursor, keep, &notice).await;
+        // Told or not, it is durable: the lane learns it from the next batch.
+        if let Err(error) = settled {
+            tracing::debug!(lane = %self.lane, %error, "the lane was not told what is durable");
+        }
+        Ok(())
+    }
+
+    /// The oldest entry to keep: those of the last minute stay, within bounds.
+    fn keep(&mut self, entries: &[Entry]) -> Option<(u32, Seq)> {
+        let now = Instant::now();
+        self.kept.extend(entries.iter().map(|entry| (now, entry.seq)));
+        let mut oldest = None;
+        while self.kept.len() > KEEP_MAX || self.kept.front().is_some_and(|(since, _)| now - *since > KEEP_FOR) {
+            self.kept.pop_front();
+            oldest = self.kept.front().map(|(_, seq)| (self.cursor.epoch, *seq));
+        }
+        oldest
+    }
+
+    fn record(&self, entries: &[Entry], done: &Done) {
+        let rows = u32::try_from(done.reserved + done.refused.len()).unwrap_or(u32::MAX);
+        metrics::histogram!(metric::WRITER_FLUSH_ROWS).record(rows);
+        for refused in &done.refused {
+            if let Durability::Rejected { cause, .. } = refused.durability {
+                metrics::counter!(metric::RESERVATIONS_REJECTED, "cause" => cause.as_str()).increment(1);
+                match cause {
+                    Cause::Surplus => metrics::counter!(metric::OVERSELL_ATTEMPTS).increment(1),
+                    Cause::Poison => metrics::counter!(metric::QUARANTINED).increment(1),
+                    _ => {}
+                }
+            }
+        }
+        for drift in &done.drift {
+            tracing::error!(lane = %self.lane, sale_no = drift.sale_no, seq = drift.seq, expected = drift.expected,
+                found = drift.found, "drift: redis and the ledger differ");
+        }
+        if tracing::enabled!(target: "flashgate::change", tracing::Level::INFO) {
+            for (entry, id, accepted) in self.reservations(entries) {
+                let refused = done
+                    .refused
+                    .iter()
+                    .any(|r| (r.seq, r.index) == (entry.seq, id.place().index));
+                tracing::info!(target: "flashgate::change", change = if refused { "rejected" } else { "reserved" },
+                    trace = %accepted.slip.trace, order = accepted.slip.order, reservation = %id, lane = %self.lane,
+                    sale_no = entry.touched[accepted.sale].sale_no, quantity = accepted.slip.quantity, operator = "client");
+            }
+        }
+    }
+
+    fn gauge(&self, oldest: Option<&Entry>) {
+        let now = self.context.clock.now();
+        let lag = oldest
+            .and_then(|entry| Some(now?.0.saturating_sub(entry.at.0)))
+            .unwrap_or(0)
+            .max(0);
+        let lag = Duration::from_millis(u64::try_from(lag).unwrap_or(0));
+        metrics::gauge!(metric::QUEUE_LAG_SECONDS, "lane" => self.lane.to_string()).set(lag.as_secs_f64());
+    }
+}
