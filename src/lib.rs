@@ -16,6 +16,7 @@ pub mod clock;
 pub mod domain;
 pub mod flash;
 pub mod health;
+pub mod http;
 pub mod ledger;
 pub mod metric;
 pub mod worker;

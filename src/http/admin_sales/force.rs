@@ -1,0 +1,116 @@
+//! Waiting until a change of a sale is in force on every gateway.
+//!
+//! The ledger has decided; lanes learn of it by grants. Whoever asked learns no sooner than the lanes, and where they
+//! can't be reached in time, that the change stands and takes effect later: repeating the call waits again.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::domain::sale::{Sale, SaleState};
+use crate::http::Gateway;
+use crate::http::code::Code;
+use crate::http::problem::Problem;
+use crate::ledger::GrantTicket;
+use crate::ledger::sale::Acted;
+
+/// Longest wait for lanes to take a change; a lane whose owner died has another by then.
+pub(in crate::http) const IN_FORCE_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for a stop: the queue has to drain.
+const DRAIN_MAX: Duration = Duration::from_secs(10);
+/// Notices can get lost, so the ledger is asked as well, this often.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A drain is finished by asking.
+const DRAIN_EVERY: Duration = Duration::from_millis(20);
+
+/// Waits until the change is in force; of a stop, until every unsold unit is back.
+pub(super) async fn in_force(gateway: &Gateway, acted: &Acted) -> Result<(), Problem> {
+    let deadline = Instant::now() + IN_FORCE_MAX;
+    if acted.sale.state == SaleState::Ended {
+        drained(gateway, &acted.sale).await
+    } else if delivered(gateway, &acted.grants, deadline).await? {
+        Ok(())
+    } else {
+        Err(late(
+            gateway,
+            "the change is decided and takes effect when the sale's lanes can be reached",
+        ))
+    }
+}
+
+/// Waits until none of these grants is on its way; false where the deadline came first.
+pub(super) async fn delivered(gateway: &Gateway, grants: &[GrantTicket], deadline: Instant) -> Result<bool, Problem> {
+    let mut left = grants.to_vec();
+    while !left.is_empty() {
+        nudge(gateway, &left);
+        let within = LOOK_EVERY.min(deadline.saturating_duration_since(Instant::now()));
+        let waits = left
+            .iter()
+            .map(|ticket| gateway.flash.wait_delivered(ticket.grant_id, within));
+        let heard = futures::future::join_all(waits).await;
+        let mut heard = heard.into_iter();
+        left.retain(|_| !heard.next().unwrap_or(false));
+        let ids: Vec<i64> = left.iter().map(|ticket| ticket.grant_id).collect();
+        let rows = gateway.ledger.grants_left(&ids).await?;
+        left.retain(|ticket| rows.iter().any(|row| row.grant_id == ticket.grant_id));
+        if !left.is_empty() && Instant::now() >= deadline {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Waits until these take-backs are durable; false where the deadline came first.
+pub(in crate::http) async fn taken_back(
+    gateway: &Gateway,
+    grants: &[GrantTicket],
+    deadline: Instant,
+) -> Result<bool, Problem> {
+    let ids: Vec<i64> = grants.iter().map(|ticket| ticket.grant_id).collect();
+    loop {
+        nudge(gateway, grants);
+        if gateway.ledger.grants_left(&ids).await?.is_empty() {
+            return Ok(true);
+        }
+        if Instant::now() >= deadline {
+            return Ok(false);
+        }
+        tokio::time::sleep(DRAIN_EVERY).await;
+    }
+}
+
+async fn drained(gateway: &Gateway, sale: &Sale) -> Result<(), Problem> {
+    let deadline = Instant::now() + DRAIN_MAX;
+    while !gateway.ledger.finish_drain(sale.no).await? {
+        if Instant::now() >= deadline {
+            return Err(late(gateway, "the sale has ended; its units are still coming back"));
+        }
+        for lane in &sale.lanes {
+            gateway.flash.nudge_grants(*lane);
+        }
+        tokio::time::sleep(DRAIN_EVERY).await;
+    }
+    // The lanes forget the sale.
+    for lane in &sale.lanes {
+        gateway.flash.nudge_grants(*lane);
+    }
+    Ok(())
+}
+
+fn nudge(gateway: &Gateway, grants: &[GrantTicket]) {
+    let lanes: BTreeSet<_> = grants.iter().map(|ticket| ticket.lane).collect();
+    for lane in lanes {
+        gateway.flash.nudge_grants(lane);
+    }
+}
+
+/// 503, by who keeps us waiting.
+pub(in crate::http) fn late(gateway: &Gateway, what: &str) -> Problem {
+    let code = if gateway.flash.is_connected() {
+        Code::LedgerUnavailable
+    } else {
+        Code::StockUnavailable
+    };
+    Problem::new(code, what)
+}

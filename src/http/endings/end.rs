@@ -1,0 +1,211 @@
+//! Ending a reservation: from the ask to the answer, and what stands in its way.
+
+use std::time::Duration;
+
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::domain::key::{Fingerprint, KeyHash};
+use crate::domain::reservation::{Cause, Ending, Reservation, Status};
+use crate::domain::reservation_id::ReservationId;
+use crate::domain::text::Text;
+use crate::http::Gateway;
+use crate::http::body::ReservationBody;
+use crate::http::code::Code;
+use crate::http::idempotency::mark_replayed;
+use crate::http::problem::Problem;
+use crate::http::standing::{Standing, find, not_durable_yet, parse_id, unknown};
+use crate::http::trace::{Operator, Traced};
+use crate::ledger::{EndAnswer, EndAsk, GrantTicket};
+use crate::metric;
+
+/// A payment id or a reason.
+pub(super) type Detail = Text<255>;
+
+/// A release waits for its units in these steps, one second in all; after each the ledger is asked too, for a notice
+/// can get lost.
+const RESTOCK_STEPS: [Duration; 3] = [
+    Duration::from_millis(100),
+    Duration::from_millis(300),
+    Duration::from_millis(600),
+];
+
+/// A reservation that has ended.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct EndedBody {
+    #[serde(flatten)]
+    pub(super) reservation: ReservationBody,
+    /// Of the commit that counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) payment_id: Option<String>,
+    /// `false`: the units are on their way and not yet usable.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) restocked: Option<bool>,
+}
+
+/// What came of an ending that succeeded.
+pub(super) struct Ended {
+    pub(super) body: EndedBody,
+    pub(super) replayed: bool,
+}
+
+/// Who asks, and under which key.
+pub(super) struct Caller {
+    pub(super) trace: Traced,
+    pub(super) operator: Operator,
+    pub(super) key: Option<String>,
+}
+
+/// Ends a reservation, waiting for it to become durable where it is not; and counts what came of it.
+pub(super) async fn end(
+    gateway: &Gateway,
+    id: &str,
+    ending: Ending,
+    detail: Option<Detail>,
+    caller: Caller,
+) -> Result<Ended, Problem> {
+    let ended = try_end(gateway, id, ending, detail, caller).await;
+    let code = match &ended {
+        Ok(ended) if ended.replayed => "REPLAYED",
+        Ok(_) => "OK",
+        Err(problem) => problem.code().as_str(),
+    };
+    let name = if ending == Ending::Commit {
+        metric::COMMITS
+    } else {
+        metric::RELEASES
+    };
+    metrics::counter!(name, "code" => code).increment(1);
+    ended
+}
+
+async fn try_end(
+    gateway: &Gateway,
+    id: &str,
+    ending: Ending,
+    detail: Option<Detail>,
+    caller: Caller,
+) -> Result<Ended, Problem> {
+    let id = parse_id(id)?;
+    let detail = detail.map(Text::into_string);
+    let operation = if ending == Ending::Commit { "commit" } else { "release" };
+    let fingerprint = Fingerprint::of(&[&id.to_string(), detail.as_deref().unwrap_or("")]);
+    let ask = EndAsk {
+        id,
+        ending,
+        detail,
+        key: caller.key.map(|key| (KeyHash::explicit(operation, &key), fingerprint)),
+        trace: caller.trace.0,
+        operator: caller.operator.0,
+    };
+    loop {
+        match gateway.calls.end.ask(ask.clone()).await? {
+            EndAnswer::Done {
+                reservation,
+                payment_id,
+                ticket,
+                replayed,
+            } => {
+                let restocked = restocked(gateway, ticket).await;
+                let body = EndedBody {
+                    reservation: reservation.into(),
+                    payment_id,
+                    restocked: (!restocked).then_some(false),
+                };
+                return Ok(Ended { body, replayed });
+            }
+            EndAnswer::Refused(reservation) if ending == Ending::Commit => {
+                let problem = refused(&reservation);
+                // Whoever commits has been paid.
+                return Err(match reservation.status {
+                    Status::Expired => problem.with("refundRequired", true),
+                    _ => problem,
+                });
+            }
+            EndAnswer::Refused(reservation) => return Err(refused(&reservation)),
+            EndAnswer::Frozen => return Err(frozen()),
+            EndAnswer::KeyReused => {
+                return Err(Problem::new(
+                    Code::IdempotencyKeyReused,
+                    "the key was sent with another request",
+                ));
+            }
+            EndAnswer::Unknown => wait_for(gateway, id).await?,
+        }
+    }
+}
+
+/// Whether the units of an ending are usable again, within a second.
+async fn restocked(gateway: &Gateway, ticket: Option<GrantTicket>) -> bool {
+    let Some(GrantTicket { grant_id, lane }) = ticket else {
+        return true;
+    };
+    gateway.flash.nudge_grants(lane);
+    for step in RESTOCK_STEPS {
+        if gateway.flash.wait_delivered(grant_id, step).await {
+            return true;
+        }
+        // Where the ledger can't be asked, the answer stays what is known: not yet.
+        if gateway
+            .ledger
+            .grants_left(&[grant_id])
+            .await
+            .is_ok_and(|left| left.is_empty())
+        {
+            return true;
+        }
+    }
+    false
+}
+
+/// Returns once the ledger has the reservation.
+pub(super) async fn wait_for(gateway: &Gateway, id: ReservationId) -> Result<(), Problem> {
+    match find(gateway, id).await? {
+        Standing::Durable => Ok(()),
+        Standing::Lost => Err(rejected(id, Some(Cause::Lost))),
+        Standing::Never => Err(unknown(&id.to_string())),
+        Standing::Ahead => Err(not_durable_yet(gateway, id).await),
+    }
+}
+
+/// Why a reservation that has ended can't be ended or extended.
+pub(super) fn refused(reservation: &Reservation) -> Problem {
+    let (code, detail) = match reservation.status {
+        Status::Committed => (Code::ReservationCommitted, "it was committed before"),
+        Status::Released => (Code::ReservationReleased, "it was released before"),
+        Status::Expired => (Code::ReservationExpired, "its time was over"),
+        Status::Rejected => return rejected(reservation.id, reservation.cause),
+        Status::Reserved => return Problem::internal("a reservation that is open refused its end"),
+    };
+    Problem::new(code, detail).with("reservationId", reservation.id.to_string())
+}
+
+fn rejected(id: ReservationId, cause: Option<Cause>) -> Problem {
+    let problem = Problem::new(
+        Code::ReservationRejected,
+        "it was accepted and never became durable; nothing is held",
+    )
+    .with("reservationId", id.to_string());
+    match cause {
+        Some(cause) => problem.with("cause", cause.as_str()),
+        None => problem,
+    }
+}
+
+/// The sale of the reservation is frozen.
+pub(super) fn frozen() -> Problem {
+    Problem::new(
+        Code::SaleFrozen,
+        "the sale is frozen; deadlines stand still until it is not",
+    )
+}
+
+/// A success, marked where it was given before.
+pub(super) fn answer(body: impl IntoResponse, replayed: bool) -> Response {
+    let mut response = body.into_response();
+    if replayed {
+        mark_replayed(&mut response);
+    }
+    response
+}

@@ -1,0 +1,106 @@
+//! Operations: whether the process is up, what it can do, and its metrics.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Gateway;
+use super::json::Json;
+use crate::health::{Mode, Standing};
+
+/// Both listeners: `/healthz` and `/readyz`.
+pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new().routes(routes!(healthz)).routes(routes!(readyz))
+}
+
+/// The admin listener: `/metrics`.
+pub(super) fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new().routes(routes!(metrics))
+}
+
+/// The process is up.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Alive {
+    /// Always `up`.
+    status: &'static str,
+}
+
+/// What the process can do.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Readiness {
+    /// Whether to send requests here.
+    ready: bool,
+    /// What they can expect.
+    mode: Mode,
+    dependencies: Dependencies,
+    lanes: Lanes,
+    /// Whether lanes are being rebuilt from the ledger.
+    recovering: bool,
+}
+
+/// How each dependency stands.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Dependencies {
+    /// Live stock: `{"standing": "up" | "unknown" | "away", "cause"?}`.
+    #[schema(value_type = Object)]
+    redis: Standing,
+    /// The ledger: likewise.
+    #[schema(value_type = Object)]
+    postgres: Standing,
+}
+
+/// How many lanes take reservations.
+#[derive(Serialize, utoipa::ToSchema)]
+struct Lanes {
+    open: u16,
+    closed: u16,
+}
+
+/// Whether the process is up. Asks nobody.
+#[utoipa::path(get, path = "/healthz", tag = "Operations", responses((status = 200, body = Alive)))]
+async fn healthz() -> Json<Alive> {
+    Json(Alive { status: "up" })
+}
+
+/// Whether it can serve, and in which degraded mode.
+#[utoipa::path(get, path = "/readyz", tag = "Operations", responses(
+    (status = 200, description = "Send requests", body = Readiness),
+    (status = 503, description = "Send none", body = Readiness),
+))]
+async fn readyz(State(gateway): State<Arc<Gateway>>) -> Response {
+    let state = gateway.health.now();
+    let mode = state.mode();
+    let status = if mode.is_ready() {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let readiness = Readiness {
+        ready: mode.is_ready(),
+        mode,
+        dependencies: Dependencies {
+            redis: state.redis,
+            postgres: state.postgres,
+        },
+        lanes: Lanes {
+            open: state.lanes_open,
+            closed: state.lanes_closed,
+        },
+        recovering: state.recovering,
+    };
+    (status, Json(readiness)).into_response()
+}
+
+/// Metrics, for Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "Operations", responses(
+    (status = 200, description = "Prometheus text format", body = String, content_type = "text/plain"),
+))]
+async fn metrics(State(gateway): State<Arc<Gateway>>) -> Response {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], gateway.metrics.render()).into_response()
+}

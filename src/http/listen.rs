@@ -1,0 +1,193 @@
+//! Connections: from a listener that the caller owns to a router, until the caller says stop.
+//!
+//! Every wait is bounded: for a first request, for a head, for idle connections, for those in flight at the end. More
+//! connections than [`Settings::connections_max`] wait in the kernel's queue.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use axum::response::Response;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+use crate::metric;
+
+/// Longest head of a request, in bytes: all our headers fit ten times.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Most requests at a time on one HTTP/2 connection.
+const STREAMS_MAX: u32 = 256;
+/// A silent HTTP/2 peer is asked for life this often, and dropped when it does not answer as long.
+const PING: Duration = Duration::from_secs(20);
+/// Pause after `accept` failed (out of files, say), so that the failure does not eat a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How connections are served.
+#[derive(Clone, Debug, clap::Args)]
+#[group(skip)]
+pub struct Settings {
+    /// Most open connections per listener; more wait in the kernel's queue
+    #[arg(long, env = "FLASHGATE_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections_max: u32,
+
+    /// Longest time until a request's head is complete, also between two on one connection
+    #[arg(long, env = "FLASHGATE_HEADER_TIMEOUT_MS", value_name = "MS", default_value_t = 30_000,
+          value_parser = clap::value_parser!(u64).range(10..=3_600_000))]
+    pub header_timeout_ms: u64,
+
+    /// After a stop signal: longest time for requests in flight to end by themselves
+    #[arg(long, env = "FLASHGATE_DRAIN_MS", value_name = "MS", default_value_t = 10_000,
+          value_parser = clap::value_parser!(u64).range(0..=600_000))]
+    pub drain_ms: u64,
+}
+
+/// Longest time between cutting the connections and giving up on their tasks.
+const CUT_MAX: Duration = Duration::from_secs(2);
+
+/// Serves until `stop`, then takes no more, lets requests in flight end for [`Settings::drain_ms`], and cuts what is
+/// left. `name` labels the metrics.
+pub async fn serve(
+    name: &'static str,
+    listener: TcpListener,
+    router: Router,
+    settings: &Settings,
+    stop: CancellationToken,
+) {
+    let server = Server::new(name, router, settings);
+    server.accept(listener, &stop).await;
+    server.drain(Duration::from_millis(settings.drain_ms)).await;
+}
+
+struct Server {
+    name: &'static str,
+    router: Router,
+    http: auto::Builder<TokioExecutor>,
+    places: Arc<Semaphore>,
+    head_timeout: Duration,
+    graceful: GracefulShutdown,
+    tasks: TaskTracker,
+    cut: CancellationToken,
+}
+
+impl Server {
+    fn new(name: &'static str, router: Router, settings: &Settings) -> Self {
+        let head_timeout = Duration::from_millis(settings.header_timeout_ms);
+        let mut http = auto::Builder::new(TokioExecutor::new());
+        http.http1()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_timeout)
+            .max_buf_size(HEAD_BYTES_MAX);
+        http.http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
+            .max_header_list_size(u32::try_from(HEAD_BYTES_MAX).expect("16 KiB fit"))
+            .max_concurrent_streams(STREAMS_MAX);
+        let places = usize::try_from(settings.connections_max).expect("32 bits fit");
+        Server {
+            name,
+            router,
+            http,
+            places: Arc::new(Semaphore::new(places)),
+            head_timeout,
+            graceful: GracefulShutdown::new(),
+            tasks: TaskTracker::new(),
+            cut: CancellationToken::new(),
+        }
+    }
+
+    async fn accept(&self, listener: TcpListener, stop: &CancellationToken) {
+        loop {
+            let next = async {
+                let place = Arc::clone(&self.places).acquire_owned().await;
+                (place.expect("nobody closes the semaphore"), listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                next = next => next,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let connection = self.connection(stream, peer);
+                    let gauge = metrics::gauge!(metric::HTTP_CONNECTIONS, "listener" => self.name);
+                    self.tasks.spawn(async move {
+                        gauge.increment(1.0);
+                        connection.await;
+                        gauge.decrement(1.0);
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, listener = self.name, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// One connection, from its first byte to its end.
+    fn connection(&self, stream: TcpStream, peer: SocketAddr) -> impl Future<Output = ()> + use<> {
+        // Answers are small and written whole: waiting for more to send would only add delay.
+        stream.set_nodelay(true).ok();
+        let asked = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&asked);
+        let router = self.router.clone();
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            seen.store(true, Ordering::Relaxed);
+            answer(router.clone(), request, peer)
+        });
+        let connection = self.http.serve_connection(TokioIo::new(stream), service).into_owned();
+        let connection = self.graceful.watch(connection);
+        let (cut, head_timeout) = (self.cut.clone(), self.head_timeout);
+        async move {
+            // hyper's own timeout starts when it knows the protocol: who never says enough to tell would stay for good.
+            let silent = async {
+                tokio::time::sleep(head_timeout).await;
+                if asked.load(Ordering::Relaxed) {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, %peer, "a connection broke");
+                },
+                () = silent => tracing::debug!(%peer, "a connection never asked for anything"),
+                () = cut.cancelled() => {}
+            }
+        }
+    }
+
+    async fn drain(self, soft: Duration) {
+        self.tasks.close();
+        if tokio::time::timeout(soft, self.graceful.shutdown()).await.is_err() {
+            tracing::warn!(
+                listener = self.name,
+                connections = self.tasks.len(),
+                "cutting connections that don't end"
+            );
+        }
+        self.cut.cancel();
+        tokio::time::timeout(CUT_MAX, self.tasks.wait()).await.ok();
+    }
+}
+
+async fn answer(router: Router, request: hyper::Request<Incoming>, peer: SocketAddr) -> Result<Response, Infallible> {
+    let mut request = request.map(Body::new);
+    request.extensions_mut().insert(ConnectInfo(peer));
+    router.oneshot(request).await
+}

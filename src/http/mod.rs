@@ -1,0 +1,234 @@
+//! The HTTP edge: it parses, asks flash and the ledger, and tells outcomes as the contract words them.
+//!
+//! The only user of axum and governor. Two routers: [`public`] (checkout and reading) and [`admin`] (stock, admin,
+//! operations). Each handler is registered together with its documentation, so `/openapi.json` lists what exists. The
+//! layers, from the outside: trace, measure, panics, and on the public router admission.
+
+mod admin_catalogue;
+mod admin_lanes;
+mod admin_quarantine;
+mod admin_sales;
+pub mod admission;
+mod author;
+pub mod batch;
+pub mod body;
+pub mod code;
+mod edge;
+mod endings;
+mod health;
+pub mod idempotency;
+pub mod json;
+mod limit;
+pub mod listen;
+pub mod measure;
+mod numbers;
+pub mod openapi;
+pub mod params;
+pub mod prefer;
+pub mod problem;
+mod reads;
+mod reserve;
+mod standing;
+mod stock;
+pub mod trace;
+
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{Method, Uri};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
+use metrics_exporter_prometheus::PrometheusHandle;
+use tower_http::catch_panic::CatchPanicLayer;
+use utoipa_axum::router::OpenApiRouter;
+
+use self::admission::Admission;
+use self::batch::LedgerCalls;
+use self::code::Code;
+use self::problem::Problem;
+use self::reserve::Routes;
+use crate::flash::Flash;
+use crate::health::Health;
+use crate::ledger::Ledger;
+
+/// What every handler may use; built once, in `app`.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// The durable record.
+    pub ledger: Ledger,
+    /// Its calls that are batched.
+    pub calls: LedgerCalls,
+    /// Live stock.
+    pub flash: LateFlash,
+    /// Which sale an item has.
+    routes: Arc<Routes>,
+    /// What this process can do right now.
+    pub health: Arc<Health>,
+    /// Bounds of what is let in.
+    pub admission: Arc<Admission>,
+    /// The metrics page.
+    pub metrics: PrometheusHandle,
+    /// Where trace ids come from.
+    pub random: trace::Random,
+}
+
+impl Gateway {
+    /// A gateway that does not know its lanes yet.
+    #[must_use]
+    pub fn new(ledger: Ledger, admission: Arc<Admission>, metrics: PrometheusHandle, random: trace::Random) -> Self {
+        Gateway {
+            calls: LedgerCalls::start(&ledger),
+            ledger,
+            flash: LateFlash::default(),
+            routes: Arc::default(),
+            health: Arc::default(),
+            admission,
+            metrics,
+            random,
+        }
+    }
+}
+
+/// Live stock, which a process knows only when Postgres has told it which lanes are its own. Until then
+/// the routers refuse whatever would need it.
+#[derive(Clone, Debug, Default)]
+pub struct LateFlash(Arc<OnceLock<Flash>>);
+
+impl LateFlash {
+    /// Sets it, once.
+    pub fn set(&self, flash: Flash) {
+        // A second one can't come: bring-up ends with the first.
+        self.0.set(flash).ok();
+    }
+
+    /// Whether it is there.
+    #[must_use]
+    pub fn get(&self) -> Option<&Flash> {
+        self.0.get()
+    }
+}
+
+impl std::ops::Deref for LateFlash {
+    type Target = Flash;
+    fn deref(&self) -> &Flash {
+        self.0.get().expect("requests are refused until it is set")
+    }
+}
+
+/// The public listener's paths: checkout and reading.
+fn public_routes() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .merge(reserve::routes())
+        .merge(endings::routes())
+        .merge(reads::routes())
+        .merge(health::routes())
+        .merge(openapi::routes())
+}
+
+/// The admin listener's paths: stock, admin, operations.
+fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
+    OpenApiRouter::new()
+        .merge(health::routes())
+        .merge(health::admin_routes())
+        .merge(admin_catalogue::routes())
+        .merge(admin_sales::routes())
+        .merge(admin_lanes::routes())
+        .merge(admin_quarantine::routes())
+        .merge(stock::routes())
+        .merge(openapi::routes())
+}
+
+/// Everything that the public listener serves.
+pub fn public(gateway: &Arc<Gateway>) -> Router {
+    let admission = from_fn_with_state(Arc::clone(&gateway.admission), admission::layer);
+    framed(Router::from(public_routes()), gateway, |router| router.layer(admission))
+}
+
+/// Everything that the admin listener serves.
+pub fn admin(gateway: &Arc<Gateway>) -> Router {
+    framed(Router::from(admin_routes()), gateway, |router| router)
+}
+
+type Paths = Router<Arc<Gateway>>;
+
+fn framed(routes: Paths, gateway: &Arc<Gateway>, inner: impl FnOnce(Paths) -> Paths) -> Router {
+    inner(
+        routes
+            .fallback(not_found)
+            .method_not_allowed_fallback(method_not_allowed),
+    )
+    .layer(from_fn_with_state(Arc::clone(gateway), starting))
+    .layer(CatchPanicLayer::custom(panicked))
+    .layer(from_fn(measure::layer))
+    .layer(from_fn_with_state(gateway.random, trace::layer))
+    .with_state(Arc::clone(gateway))
+}
+
+/// Until the process knows its lanes it can only say how it is.
+async fn starting(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let asks_how_it_is = ["/healthz", "/readyz", "/metrics", "/openapi.json"].contains(&request.uri().path());
+    if asks_how_it_is || gateway.flash.get().is_some() {
+        return next.run(request).await;
+    }
+    Problem::new(
+        Code::LedgerUnavailable,
+        "the gateway is starting; /readyz says what it waits for",
+    )
+    .into_response()
+}
+
+async fn not_found(uri: Uri) -> Problem {
+    Problem::new(Code::NotFound, format!("nothing is at {}", uri.path()))
+}
+
+async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
+    Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
+}
+
+fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    let text = text
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("a value that is no text");
+    Problem::internal(format_args!("a handler panicked: {text}")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger;
+    use axum::body::{Body, to_bytes};
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    const OPEN: admission::Settings = admission::Settings {
+        in_flight_max: 10,
+        in_flight_reserved: 0,
+        client_rate: 0,
+        client_burst: 0,
+        global_rate: 0,
+        global_burst: 0,
+        proxies: 0,
+    };
+
+    #[tokio::test]
+    async fn a_panic_is_told_to_nobody_but_the_log() {
+        let ledger = Ledger::new(&ledger::Settings::new("postgres://localhost/none")).expect("an address");
+        let admission = Arc::new(Admission::new(&OPEN));
+        let gateway = Gateway::new(ledger, admission, crate::metric::install(), || [7; 16]);
+        let panics = Router::new().route("/healthz", get(async || -> () { panic!("the secret") }));
+        let router = framed(panics, &Arc::new(gateway), |router| router);
+        let request = Request::get("/healthz").body(Body::empty()).expect("a request");
+        let response = router.oneshot(request).await.expect("a router never fails");
+        assert_eq!(response.status(), 500);
+        let body = to_bytes(response.into_body(), 10_000).await.expect("a body");
+        let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+        assert_eq!(
+            (&body["code"], &body["traceId"]),
+            (&"INTERNAL".into(), &"07".repeat(16).into())
+        );
+        assert!(!body.to_string().contains("secret"));
+    }
+}

@@ -1,0 +1,87 @@
+//! Trace ids and operators: who asked, and under which id it is told in logs, rows and events.
+//!
+//! `layer` is the outermost layer of both routers: it takes the caller's W3C `traceparent` or makes one, hands the
+//! [`Traced`] id to the handlers, finishes problems with it and returns it in the response's own `traceparent`.
+
+use std::convert::Infallible;
+
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue};
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument;
+
+use super::problem::Problem;
+use crate::domain::text::Text;
+use crate::domain::trace::TraceId;
+
+/// W3C Trace Context.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Names the person behind a call, where there is no authentication.
+pub const X_OPERATOR: HeaderName = HeaderName::from_static("x-operator");
+
+/// Longest operator name, in bytes.
+pub const OPERATOR_BYTES_MAX: usize = 128;
+
+/// Where ids come from: 16 random bytes. The process passes its generator in, tests a fixed one.
+pub type Random = fn() -> [u8; 16];
+
+/// The trace id of this request.
+#[derive(Clone, Copy, Debug)]
+pub struct Traced(pub TraceId);
+
+/// The person behind this call, from `X-Operator`.
+#[derive(Clone, Debug)]
+pub struct Operator(pub Option<String>);
+
+impl Operator {
+    /// The name, or `admin` where nobody was named.
+    #[must_use]
+    pub fn or_admin(self) -> String {
+        self.0.unwrap_or_else(|| "admin".to_owned())
+    }
+}
+
+/// See the module.
+pub(super) async fn layer(State(random): State<Random>, mut request: Request, next: Next) -> Response {
+    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    let trace = given
+        .and_then(TraceId::from_traceparent)
+        .unwrap_or_else(|| TraceId(random()));
+    request.extensions_mut().insert(Traced(trace));
+    let span = tracing::debug_span!("request", trace = %trace, method = %request.method(), path = request.uri().path());
+    let mut response = next.run(request).instrument(span).await;
+    if let Some(problem) = response.extensions().get::<Problem>().cloned() {
+        problem.finish(&mut response, trace);
+    }
+    // Our own span below the caller's; flag 01: recorded.
+    let span_id = data_encoding::HEXLOWER.encode(&random()[..8]);
+    let value = HeaderValue::from_str(&format!("00-{trace}-{span_id}-01")).expect("hex digits are a header value");
+    response.headers_mut().insert(TRACEPARENT, value);
+    response
+}
+
+impl<S: Sync> FromRequestParts<S> for Traced {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let traced = parts.extensions.get::<Traced>();
+        Ok(*traced.expect("every router carries the trace layer"))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let Some(value) = parts.headers.get(X_OPERATOR) else {
+            return Ok(Operator(None));
+        };
+        let text = value
+            .to_str()
+            .map_err(|_| Problem::invalid("X-Operator", "must be printable ASCII"))?;
+        let name: Text<OPERATOR_BYTES_MAX> = text.try_into().map_err(|error| Problem::invalid("X-Operator", error))?;
+        Ok(Operator(Some(name.into_string())))
+    }
+}
