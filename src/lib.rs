@@ -12,11 +12,15 @@
 //! the Postgres client, `http` alone the web framework; `flash` and `ledger` never see each other. `tests/tidy.rs`
 //! holds us to it.
 
+pub mod app;
 pub mod clock;
+pub mod config;
+pub mod dev;
 pub mod domain;
 pub mod flash;
 pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod metric;
+pub mod telemetry;
 pub mod worker;

@@ -1,0 +1,105 @@
+//! `verify` and `reconcile`: the two commands that compare Redis with the ledger.
+//!
+//! Exit 0: all agrees; 1: something differs; 2: it could not be found out.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::AppError;
+use crate::clock::Clock;
+use crate::config::{self, Halves};
+use crate::dev;
+use crate::flash::{self, Flash, FlashError};
+use crate::ledger::{self, Ledger};
+use crate::worker;
+use crate::worker::verify::VerifyError;
+
+/// It could not be found out.
+const UNKNOWN: u8 = 2;
+/// Longest wait for Redis.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
+pub(super) async fn verify(command: config::Verify) -> io::Result<ExitCode> {
+    let compared = async {
+        let (ledger, flash) = open(&command.halves).await?;
+        Ok(worker::verify::verify(&ledger, &flash).await?)
+    };
+    tell(compared.await, command.halves.json, worker::verify::Report::exit_code)
+}
+
+pub(super) async fn reconcile(command: config::Reconcile) -> io::Result<ExitCode> {
+    let compared = async {
+        let (ledger, flash) = open(&command.halves).await?;
+        Ok(worker::reconcile::reconcile(&ledger, &flash, command.repair, &command.operator).await?)
+    };
+    tell(
+        compared.await,
+        command.halves.json,
+        worker::reconcile::RepairReport::exit_code,
+    )
+}
+
+#[derive(Debug, thiserror::Error)]
+enum HalvesError {
+    #[error(transparent)]
+    App(#[from] AppError),
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    #[error("no `flashgate dev` runs on {0}: name --redis-url and --database-url, or --data")]
+    NoDev(String),
+}
+
+fn tell<R: Display + Serialize>(
+    compared: Result<R, HalvesError>,
+    json: bool,
+    code: impl FnOnce(&R) -> u8,
+) -> io::Result<ExitCode> {
+    let mut out = io::stdout();
+    let report = match compared {
+        Ok(report) => report,
+        Err(error) => {
+            tracing::error!("it could not be found out: {error}");
+            return Ok(ExitCode::from(UNKNOWN));
+        }
+    };
+    if json {
+        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+    } else {
+        writeln!(out, "{report}")?;
+    }
+    out.flush()?;
+    Ok(ExitCode::from(code(&report)))
+}
+
+async fn open(halves: &Halves) -> Result<(Ledger, Flash), HalvesError> {
+    let (redis_url, database_url) = match (&halves.redis_url, &halves.database_url) {
+        (Some(redis), Some(database)) => (redis.clone(), database.clone()),
+        _ => dev::addresses(&halves.data).ok_or_else(|| HalvesError::NoDev(halves.data.display().to_string()))?,
+    };
+    let ledger = Ledger::new(&ledger::Settings::new(&database_url)).map_err(AppError::from)?;
+    let found = ledger.deployment().await.map_err(AppError::from)?;
+    let clock = Arc::new(Clock::new());
+    let asked = Instant::now();
+    clock.measure(ledger.now().await.map_err(AppError::from)?, asked, asked.elapsed());
+    let deployment = flash::Deployment {
+        namespace: found.namespace,
+        lanes: found.lanes,
+        id_key: found.id_key,
+    };
+    let flash =
+        Flash::start(flash::Settings::new(&redis_url), &deployment, clock, Uuid::new_v4()).map_err(AppError::from)?;
+    let deadline = Instant::now() + CONNECT_WITHIN;
+    while !flash.is_connected() {
+        if Instant::now() > deadline {
+            return Err(AppError::from(FlashError::Unavailable("not connected".into())).into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok((ledger, flash))
+}
