@@ -1,0 +1,55 @@
+//! An answer is lost between the gateway and Redis: whether the script ran is not known to anyone but the lane.
+
+use serde_json::json;
+
+use super::wire::Wire;
+use crate::support::door::Buy;
+use crate::support::gateway::{Whole, migrate};
+use crate::support::servers::shared;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_answer_is_lost_counts_once() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let wire = Wire::start(&redis_url).await;
+    let gateway = Whole::over(&wire.url, &database_url).await;
+    gateway.sell("s", 20, json!({})).await;
+    for n in 0..5 {
+        let order = format!("lost-{n}");
+        let wanted = Buy::of(&order).prefer("wait=10");
+        wire.lose_the_answer_to(&order);
+        let told = gateway.insist(&wanted).await;
+        wire.until_lost().await;
+        // The gateway asked again by itself: to the client it is the first answer.
+        assert_eq!(
+            (told.standing().as_str(), told.replayed),
+            ("RESERVED durable", false),
+            "{}",
+            told.body
+        );
+        let again = gateway.insist(&wanted).await;
+        assert_eq!((again.id(), again.replayed), (told.id(), true));
+    }
+    gateway.settled().await;
+    assert_eq!(gateway.sale("s").await["remaining"], 15);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_whose_answer_is_lost_gives_units_back_once() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let wire = Wire::start(&redis_url).await;
+    let gateway = Whole::over(&wire.url, &database_url).await;
+    gateway.sell("s", 3, json!({})).await;
+    for n in 0..3 {
+        let order = format!("given-back-{n}");
+        let told = gateway.insist(&Buy::of(&order).prefer("wait=10")).await;
+        assert_eq!(told.standing(), "RESERVED durable");
+        // The grant names its buyer, and nothing else does by now.
+        wire.lose_the_answer_to(&format!("o:{order}"));
+        gateway.release(&told.id()).await.expect(200);
+        wire.until_lost().await;
+        gateway.settled().await;
+        assert_eq!(gateway.sale("s").await["remaining"], 3);
+    }
+}

@@ -1,0 +1,9 @@
+//! The road from a lane's queue into the ledger, and back by grants.
+
+mod decided;
+mod granted;
+mod lanes;
+mod model;
+mod poisoned;
+mod recovered;
+mod written;

@@ -1,0 +1,8 @@
+//! Verification and reconciliation: both halves agree while they work, and every fault that is planted is found, named
+//! at its place, and repaired where that is Redis.
+
+mod fair;
+mod halves;
+mod ledger;
+mod repair;
+mod sound;
