@@ -3,6 +3,7 @@
 //! A command is sent once: the client's own resending would run a script twice, so an answer that is lost is reported
 //! as unavailable and the caller, who knows how to repeat safely, decides.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::{Client, SubscriberClient};
@@ -12,6 +13,7 @@ use fred::types::config::{
 };
 use fred::types::{ClusterHash, CustomCommand, Value};
 use tokio::sync::mpsc;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::error::FlashError;
 use super::script::Script;
@@ -28,10 +30,15 @@ const UNRESPONSIVE: Duration = Duration::from_secs(3);
 /// A Redis that is there accepts a new connection within this.
 const RENEW_WITHIN: Duration = Duration::from_millis(100);
 
-/// A connection, shared by clones.
+/// What drives a client. Left alone it would hold the connection, or look for one, after everybody has dropped the
+/// client: it holds the client itself.
+type Driver = AbortOnDropHandle<Result<(), fred::error::Error>>;
+
+/// A connection, shared by clones; it ends with the last of them.
 #[derive(Clone)]
 pub(crate) struct Redis {
     client: Client,
+    _driver: Arc<Driver>,
 }
 
 impl std::fmt::Debug for Redis {
@@ -70,7 +77,7 @@ fn reconnect() -> ReconnectPolicy {
 }
 
 impl Redis {
-    /// A client that connects in the background and for good.
+    /// A client that connects in the background, and again whenever that is needed.
     ///
     /// # Errors
     /// The address can't be read.
@@ -85,9 +92,11 @@ impl Redis {
             Some(connection_config()),
             Some(reconnect()),
         );
-        // The task ends with the client.
-        drop(client.connect());
-        Ok(Redis { client })
+        let driver = Arc::new(AbortOnDropHandle::new(client.connect()));
+        Ok(Redis {
+            client,
+            _driver: driver,
+        })
     }
 
     /// A connection that never reconnects: what was true of the server at its start stays true to its end.
@@ -102,8 +111,11 @@ impl Redis {
         let mut config = config(url)?;
         config.fail_fast = true;
         let client = Client::new(config, Some(performance), Some(connection_config()), None);
-        client.init().await?;
-        Ok(Redis { client })
+        let driver = Arc::new(AbortOnDropHandle::new(client.init().await?));
+        Ok(Redis {
+            client,
+            _driver: driver,
+        })
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -239,8 +251,7 @@ pub(crate) fn subscribe(url: &str, patterns: Vec<String>) -> Result<mpsc::Receiv
     );
     let mut messages = client.message_rx();
     let (tx, rx) = mpsc::channel(MESSAGES_MAX);
-    // The task ends with the client.
-    drop(client.connect());
+    let driver: Driver = AbortOnDropHandle::new(client.connect());
     tokio::spawn(async move {
         // Subscribes again after every reconnect.
         let resubscribe = client.manage_subscriptions();
@@ -259,6 +270,7 @@ pub(crate) fn subscribe(url: &str, patterns: Vec<String>) -> Result<mpsc::Receiv
         }
         resubscribe.abort();
         let _ = client.quit().await;
+        drop(driver);
     });
     Ok(rx)
 }

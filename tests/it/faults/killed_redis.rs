@@ -3,7 +3,7 @@
 use futures::future::join_all;
 
 use super::crowd::{Crowd, assert_kept};
-use super::{durable, selling};
+use super::{durable, redis, selling};
 use crate::support::door::{Buy, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,4 +55,30 @@ async fn a_killed_redis_comes_back_with_every_durable_answer() {
     let live = i64::try_from(heard.len()).expect("few") + 3;
     let sale = gateway.sale("s").await;
     assert_eq!(sale["remaining"], 100_000 - live, "crowd, kept, paid and storm");
+}
+
+/// Connections that this Redis serves.
+async fn connections(url: &str) -> usize {
+    let listed = redis(url, "CLIENT", vec!["LIST".into()]).await;
+    listed.as_string().expect("a list").lines().count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_was_away_gets_no_more_connections_than_it_had() {
+    let (mut servers, gateway) = selling(10).await;
+    durable(&gateway, "before").await;
+    let before = connections(&servers.redis.url()).await;
+    servers.redis.kill();
+    for n in 0..10 {
+        let told = gateway.reserve(&Buy::of(&format!("away-{n}"))).await;
+        assert_eq!(told.problem(), (503, "STOCK_UNAVAILABLE"), "{}", told.body);
+    }
+    servers.restart_redis().await;
+    durable(&gateway, "after").await;
+    // A moment for whoever is late, but no more than that.
+    until("as many connections as before", async || {
+        (connections(&servers.redis.url()).await <= before).then_some(())
+    })
+    .await;
+    gateway.settled().await;
 }
