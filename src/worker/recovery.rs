@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use super::{Context, repeat};
 use crate::domain::entry::Entry;
 use crate::domain::lane::{Epoch, LaneNo, Nonce};
-use crate::flash::{BUYERS_CALL, Closed, FlashError, Health, SaleImage};
+use crate::flash::{BUYERS_CALL, Closed, FlashError, Health, LaneMeta, SaleImage};
 use crate::ledger::LedgerError;
+use crate::ledger::lane::LaneRow;
 use crate::ledger::recovery::{LaneImage, Settled};
 use crate::metric;
 
@@ -91,19 +92,25 @@ async fn adopt(context: &Context, lanes: &[LaneNo]) -> Result<Vec<LaneNo>, Recov
             None
         };
         match (row, meta) {
-            (Some(row), Some(meta))
-                if meta.open
-                    && row.open
-                    && meta.epoch == row.epoch
-                    && meta.grant_no <= row.grant_no
-                    && (meta.seq > row.cursor.seq || (meta.seq, meta.nonce) == (row.cursor.seq, row.cursor.nonce)) =>
-            {
+            (Some(row), Some(meta)) if goes_on(row, &meta) && has_given(context, row, &meta).await? => {
                 context.flash.adopt_lane(*lane, meta.epoch, meta.seq);
             }
             _ => lost.push(*lane),
         }
     }
     Ok(lost)
+}
+
+/// Whether the lane is open where the ledger saw it, or further on.
+fn goes_on(row: &LaneRow, meta: &LaneMeta) -> bool {
+    let (there, here) = ((meta.seq, meta.nonce), (row.cursor.seq, row.cursor.nonce));
+    meta.open && row.open && meta.epoch == row.epoch && (meta.seq > row.cursor.seq || there == here)
+}
+
+/// Whether the ledger has given the lane all grants that it has. The row was read before the lane, whose owner goes on
+/// giving: what it lacks is looked for again.
+async fn has_given(context: &Context, row: &LaneRow, meta: &LaneMeta) -> Result<bool, LedgerError> {
+    Ok(meta.grant_no <= row.grant_no || meta.grant_no <= context.ledger.lane(row.lane).await?.grant_no)
 }
 
 /// Recovers lanes while no other process does. Whoever waited for the lock looks again first.

@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::door::{Buy, Told};
-use crate::support::gateway::{Whole, migrate};
+use crate::support::door::{Buy, Told, until};
+use crate::support::gateway::{LANES, Whole, migrate};
+use crate::support::proxy::{Proxy, Trick};
 use crate::support::servers::shared;
 
 /// Two gateways, and a live sale of so many units that the first was asked for.
@@ -111,5 +112,38 @@ async fn what_an_operator_tells_one_gateway_is_in_force_on_the_other() {
     assert_eq!(one.reserve(&buyer("tenth")).await.problem(), SOLD_OUT);
     one.patch("/admin/sales/s", json!({"allocation": 10})).await.expect(200);
     assert_eq!(other.reserve(&buyer("tenth")).await.status, 201);
+    one.settled().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_that_joins_finds_lanes_that_get_grants_meanwhile_sound() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let one = Whole::over(&redis_url, &database_url).await;
+    one.sell("s", 100, json!({})).await;
+    let mut held = Vec::new();
+    for n in 0..100 {
+        held.push(buy(&one, &format!("o{n}")).await.id());
+    }
+    let epochs = async || {
+        let epochs = sqlx::query_scalar::<_, i64>("SELECT epoch FROM lane ORDER BY lane");
+        epochs.fetch_all(&one.pool).await.expect("Postgres answers")
+    };
+    let before = epochs().await;
+
+    // It takes its time between its looks at the ledger and at the lanes, and all the while units come back.
+    let slow = Proxy::before(&redis_url).await;
+    for _ in 0..2 {
+        slow.play("EXISTS", Trick::Slow(Duration::from_millis(500)));
+    }
+    let other = Whole::start(slow.url(), &database_url).await;
+    until("open lanes", async || {
+        let next = held.pop().expect("it joins before all is given back");
+        one.release(&next).await.expect(200);
+        (other.ready().await["lanes"]["open"] == LANES).then_some(())
+    })
+    .await;
+    assert_eq!(epochs().await, before, "nothing was wrong with any lane");
+    assert_eq!(buy(&other, "late").await.standing(), "RESERVED durable");
     one.settled().await;
 }
