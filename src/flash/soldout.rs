@@ -67,7 +67,8 @@ struct Flag {
 #[derive(Debug, Default)]
 pub(crate) struct SoldOut {
     flags: Mutex<HashMap<i32, Arc<Flag>>>,
-    tried: Mutex<HashMap<i32, Instant>>,
+    /// When the last attempt to set a flag ended; none while it lasts.
+    tried: Mutex<HashMap<i32, Option<Instant>>>,
 }
 
 impl SoldOut {
@@ -89,7 +90,8 @@ impl SoldOut {
         flag.asks.try_send(tx).is_ok() && rx.await.unwrap_or(false)
     }
 
-    /// Whether an attempt to set a flag is due; at most one starts per sale and interval.
+    /// Whether an attempt to set a flag is due, which then is on: one at a time per sale, for the set of holders may be
+    /// large, and with a pause between two.
     pub(crate) fn may_mark(&self, sale_no: i32) -> bool {
         if self
             .flags
@@ -100,17 +102,32 @@ impl SoldOut {
             return false;
         }
         let mut tried = self.tried.lock().unwrap_or_else(PoisonError::into_inner);
-        tried.retain(|_, at| at.elapsed() < MARK_EVERY);
+        tried.retain(|_, ended| ended.is_none_or(|at| at.elapsed() < MARK_EVERY));
         let due = !tried.contains_key(&sale_no);
         if due {
-            tried.insert(sale_no, Instant::now());
+            tried.insert(sale_no, None);
         }
         due
     }
 
     /// Sets the flag of a sale whose lanes are all empty; `known` are the lanes' places at a verdict that nothing is on
-    /// its way between them, needed where there are several.
+    /// its way between them, needed where there are several. For whoever was told that this is due.
     pub(crate) async fn mark(
+        self: Arc<Self>,
+        redis: Redis,
+        sale_no: i32,
+        lanes: Vec<Arc<Lane>>,
+        known: Option<Vec<Mark>>,
+    ) -> Result<(), FlashError> {
+        let marked = Arc::clone(&self).try_mark(redis, sale_no, lanes, known).await;
+        self.tried
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(sale_no, Some(Instant::now()));
+        marked
+    }
+
+    async fn try_mark(
         self: Arc<Self>,
         redis: Redis,
         sale_no: i32,

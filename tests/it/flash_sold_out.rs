@@ -1,5 +1,7 @@
 //! Sold out is answered without a call of the script, and only ever to those whom the script would answer the same.
 
+use std::time::Duration;
+
 use flashgate::domain::grant::Grant;
 use flashgate::domain::lane::LaneNo;
 use flashgate::domain::outcome::Decision::{
@@ -12,7 +14,7 @@ use flashgate::flash::{Flash, FlashError, Mark, Settings, Verdict};
 use crate::support::flash::{
     Buy, LANE, OPEN, OPENED, Rig, ask, place_of, raw, reserve_all, sale, set_clock, sha_of, until,
 };
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Proxy, Trick};
 use crate::support::servers;
 
 const NONE: Decision = Insufficient { available: 0 };
@@ -73,6 +75,24 @@ async fn strangers_are_answered_without_a_call() {
         "each gateway learns for itself"
     );
     assert_eq!(rig.dump().await, before);
+}
+
+#[tokio::test]
+async fn the_holders_are_read_once_however_long_that_takes() {
+    const HOLDERS: usize = 2_000;
+    let mut rig = Rig::start().await;
+    rig.open(1, OPEN, u32::try_from(HOLDERS).expect("few")).await;
+    let buys: Vec<_> = (0..HOLDERS).map(|n| (1, Buy::of(&format!("u{n}"), "o"))).collect();
+    rig.reserve_all(&buys).await;
+    let [quick, slow] = [Counted::start(&rig).await, Counted::start(&rig).await];
+    quick.learn().await;
+    let steps = quick.proxy.count("HSCAN");
+    assert!(steps > 2, "{steps}");
+    for _ in 0..steps {
+        slow.proxy.play("HSCAN", Trick::Slow(Duration::from_millis(60)));
+    }
+    slow.learn().await;
+    assert_eq!(slow.proxy.count("HSCAN"), steps);
 }
 
 #[tokio::test]
