@@ -169,7 +169,7 @@ async fn replay(
         Some(reservation) if reservation.status == Status::Reserved => Ok(Json(DoneBody { id, state: "replayed" })),
         _ => Err(Problem::new(
             Code::InsufficientStock,
-            "the reservation's lane has too few free units, or its order holds the item by now",
+            "the reservation's lane has too few free units, or its order holds the item or its user the limit by now",
         )),
     }
 }

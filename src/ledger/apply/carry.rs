@@ -90,7 +90,8 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
     let subjects = Subject::read(tx, retaken.union(&ended).copied().collect()).await?;
     let mut claimants: Vec<Claimant> = asks.iter().filter_map(|ask| ask.claimant()).collect();
     let retaken = retaken.iter().filter_map(|id| subjects.get(id));
-    claimants.extend(retaken.filter(|subject| subject.retakable()).map(Subject::claimant));
+    let retaken: Vec<&Subject> = retaken.filter(|subject| subject.retakable()).collect();
+    claimants.extend(retaken.iter().map(|subject| subject.claimant()));
     let mut keys = Keys::claim(tx, &claimants).await?;
     let since = books.iter().map(|(_, book)| book.created_at).min().unwrap_or(work.now);
     let mut users: Vec<(i32, &str)> = Vec::new();
@@ -104,6 +105,9 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
                 .and_then(|slip| slip.user.as_deref())
                 .map(|user| (ask.sale_no, user)),
         );
+    }
+    for user in retaken.iter().filter_map(|subject| subject.user.as_deref()) {
+        users.extend(limited.iter().map(|sale_no| (*sale_no, user)));
     }
     let mut held = Held::read(tx, work.lane, users, since).await?;
     let decided = decide(

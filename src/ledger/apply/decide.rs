@@ -165,9 +165,7 @@ impl<'a> Judge<'_, 'a> {
             book.durable += units;
             if let (Some(slip), Some(claimant)) = (ask.slip, ask.claimant()) {
                 self.keys.give(&claimant);
-                if let Some(user) = &slip.user {
-                    self.held.add(ask.sale_no, user, units);
-                }
+                self.held.add(ask.sale_no, slip.user.as_deref(), units);
             }
             return Ok(Fate::Reserved);
         };
@@ -190,8 +188,9 @@ impl<'a> Judge<'_, 'a> {
             return Ok(Some((cause, Some(first))));
         }
         let book = self.books.get(ask.sale_no)?;
-        if let (Some(limit), Some(user)) = (book.limit, &slip.user)
-            && self.held.units(ask.sale_no, user) + ask.units() > i64::from(limit)
+        if self
+            .held
+            .passes(book.limit, ask.sale_no, slip.user.as_deref(), ask.units())
         {
             return Ok(Some((Cause::UserLimit, None)));
         }
@@ -265,8 +264,12 @@ impl<'a> Judge<'_, 'a> {
         let units = -delivered.counter_delta();
         let id = self.work.id_key.seal(self.work.lane, place).0;
         let subjects = self.facts.subjects;
+        let limit = self.books.get(sale_no)?.limit;
         let subject = subjects.get(&id).filter(|subject| {
-            subject.retakable() && subject.quantity == units && self.keys.against(&subject.claimant()).is_none()
+            subject.retakable()
+                && subject.quantity == units
+                && self.keys.against(&subject.claimant()).is_none()
+                && !self.held.passes(limit, sale_no, subject.user.as_deref(), units)
         });
         let book = self.books.get_mut(sale_no)?;
         match subject.filter(|_| units <= book.counter) {
@@ -274,9 +277,7 @@ impl<'a> Judge<'_, 'a> {
                 book.counter -= units;
                 book.durable += units;
                 self.keys.give(&subject.claimant());
-                if let Some(user) = &subject.user {
-                    self.held.add(sale_no, user, units);
-                }
+                self.held.add(sale_no, subject.user.as_deref(), units);
                 self.out.retaken.push(subject.clone());
                 Ok(())
             }
@@ -307,9 +308,7 @@ impl<'a> Judge<'_, 'a> {
             return Ok(());
         };
         self.books.get_mut(sale_no)?.counter += subject.quantity;
-        if let Some(user) = &subject.user {
-            self.held.add(sale_no, user, -subject.quantity);
-        }
+        self.held.add(sale_no, subject.user.as_deref(), -subject.quantity);
         self.keys.free(id, &lines(&subject.order, &subject.item));
         if !subject.explicit {
             self.keys.free(id, &[subject.key]);

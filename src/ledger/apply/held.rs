@@ -58,7 +58,13 @@ impl<'a> Held<'a> {
         Ok(held)
     }
 
-    pub(super) fn units(&self, sale_no: i32, user: &str) -> i64 {
+    /// Whether so many units more pass the limit of a user, where there are both.
+    pub(super) fn passes(&self, limit: Option<u32>, sale_no: i32, user: Option<&str>, units: i64) -> bool {
+        let over = |(limit, user): (u32, &str)| self.units(sale_no, user) + units > i64::from(limit);
+        limit.zip(user).is_some_and(over)
+    }
+
+    fn units(&self, sale_no: i32, user: &str) -> i64 {
         self.0
             .get(&sale_no)
             .and_then(|users| users.get(user))
@@ -66,8 +72,9 @@ impl<'a> Held<'a> {
             .unwrap_or(0)
     }
 
-    pub(super) fn add(&mut self, sale_no: i32, user: &str, units: i64) {
-        if let Some(held) = self.0.get_mut(&sale_no).and_then(|users| users.get_mut(user)) {
+    pub(super) fn add(&mut self, sale_no: i32, user: Option<&str>, units: i64) {
+        let users = self.0.get_mut(&sale_no).zip(user);
+        if let Some(held) = users.and_then(|(users, user)| users.get_mut(user)) {
             *held += units;
         }
     }

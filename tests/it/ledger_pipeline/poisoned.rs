@@ -7,7 +7,7 @@ use flashgate::ledger::LedgerError;
 use flashgate::ledger::apply::{Applied, Done};
 use flashgate::ledger::quarantine::{Rejection, Replay};
 
-use crate::support::ledger::{Desk, Lane, slip, with_key};
+use crate::support::ledger::{Desk, Lane, of_user, slip, with_key};
 
 /// The rows of these orders can't be stored.
 const FORBID: &str = "ALTER TABLE inventory_reservation ADD CONSTRAINT no_evil CHECK (order_id NOT LIKE 'evil%')";
@@ -217,6 +217,71 @@ async fn a_replay_without_units_or_with_a_taken_order_leaves_it_rejected() {
         Rejection::Unknown
     );
     desk.assert_books_balance().await;
+}
+
+#[tokio::test]
+async fn a_replay_takes_no_more_than_its_user_may_have() {
+    let desk = Desk::open().await;
+    let (sale, mut lane) = desk.selling("s", 10, Some(2)).await;
+    desk.run(FORBID).await;
+    let evil = of_user(slip(&sale, "evil", 2), "u");
+    desk.reserve(&mut lane, &sale, vec![evil]).await;
+    let id = desk.id(&lane, 0);
+    let case = desk.count("SELECT quarantine_id FROM quarantine").await;
+    desk.deliver(&mut lane).await;
+    // Told that it was refused, the user orders again.
+    let again = of_user(slip(&sale, "good", 1), "u");
+    assert_eq!(desk.reserve(&mut lane, &sale, vec![again]).await.reserved, 1);
+    let held = desk.id(&lane, 0);
+    desk.run(ALLOW).await;
+    desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    desk.deliver(&mut lane).await;
+    assert_eq!(desk.status(id).await, "REJECTED poison");
+    desk.deliver(&mut lane).await;
+    assert_eq!((desk.counter(&sale, &lane).await, lane.road.free[&sale.no]), (9, 9));
+    desk.assert_books_balance().await;
+    // Their allowance heals, and the case still waits.
+    desk.end(crate::support::shop::release(held)).await;
+    desk.deliver(&mut lane).await;
+    desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    desk.deliver(&mut lane).await;
+    assert_eq!(desk.status(id).await, "RESERVED");
+    desk.assert_books_balance().await;
+}
+
+#[tokio::test]
+async fn of_two_who_decide_on_a_case_at_once_only_the_first_does() {
+    let desk = Desk::open().await;
+    let (_, _, case) = one_case(&desk).await;
+    desk.run(ALLOW).await;
+    let waiting = |lockers: i64| {
+        let waits =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+        let desk = &desk;
+        async move {
+            while desk.count(waits).await < lockers {
+                tokio::task::yield_now().await;
+            }
+        }
+    };
+    // Both come while the case is locked, the replay first.
+    let mut tx = desk.pool.begin().await.expect("begins");
+    sqlx::query("SELECT 1 FROM quarantine FOR UPDATE")
+        .execute(&mut *tx)
+        .await
+        .expect("locks");
+    let replay = desk.ledger.quarantine_replay(case, "ann", None);
+    let reject = async {
+        waiting(1).await;
+        desk.ledger.quarantine_reject(case, "bob", None).await
+    };
+    let unlock = async {
+        waiting(2).await;
+        tx.rollback().await.expect("unlocks");
+    };
+    let (replayed, rejected, ()) = tokio::join!(replay, reject, unlock);
+    assert!(matches!(replayed.expect("answers"), Replay::Asked { .. }));
+    assert_eq!(rejected.expect("answers"), Rejection::NotWaiting);
 }
 
 #[tokio::test]
