@@ -105,8 +105,6 @@ struct Row {
 #[derive(sqlx::FromRow)]
 struct Waiting {
     state: String,
-    /// Its units are being taken.
-    taking: bool,
     lane: i16,
     sale_no: Option<i32>,
     reservation_id: Option<Uuid>,
@@ -164,19 +162,18 @@ impl Ledger {
         note: Option<&str>,
     ) -> Result<Rejection, LedgerError> {
         let mut tx = self.begin().await?;
-        let state: Option<(String, bool)> = sqlx::query_as(
+        let case: Option<(String, Option<Uuid>)> = sqlx::query_as(
             "-- quarantine.lock
-             SELECT state, EXISTS (SELECT 1 FROM lane_grant g
-                 WHERE g.reservation_id = q.reservation_id AND g.kind = 'retake') AS taking
-             FROM quarantine q WHERE quarantine_id = $1 FOR NO KEY UPDATE",
+             SELECT state, reservation_id FROM quarantine WHERE quarantine_id = $1 FOR NO KEY UPDATE",
         )
         .bind(id)
         .fetch_optional(&mut *tx)
         .await?;
-        match state {
-            None => return Ok(Rejection::Unknown),
-            Some((state, taking)) if state != "waiting" || taking => return Ok(Rejection::NotWaiting),
-            Some(_) => {}
+        let Some((state, reservation)) = case else {
+            return Ok(Rejection::Unknown);
+        };
+        if state != "waiting" || is_being_taken(&mut tx, reservation).await? {
+            return Ok(Rejection::NotWaiting);
         }
         sqlx::query(
             "-- quarantine.reject
@@ -200,10 +197,8 @@ impl Ledger {
         let mut tx = self.begin().await?;
         let case: Option<Waiting> = sqlx::query_as(
             "-- quarantine.lock_for_replay
-             SELECT state, EXISTS (SELECT 1 FROM lane_grant g
-                 WHERE g.reservation_id = q.reservation_id AND g.kind = 'retake') AS taking, lane, sale_no,
-                 reservation_id, body
-             FROM quarantine q WHERE quarantine_id = $1 FOR NO KEY UPDATE",
+             SELECT state, lane, sale_no, reservation_id, body FROM quarantine
+             WHERE quarantine_id = $1 FOR NO KEY UPDATE",
         )
         .bind(id)
         .fetch_optional(&mut *tx)
@@ -211,7 +206,7 @@ impl Ledger {
         let Some(case) = case else {
             return Ok(Replay::Unknown);
         };
-        if case.state != "waiting" || case.taking {
+        if case.state != "waiting" || is_being_taken(&mut tx, case.reservation_id).await? {
             return Ok(Replay::NotWaiting);
         }
         let readable = Slip::unpack(&case.body).ok();
@@ -255,6 +250,18 @@ impl Ledger {
             _ => Err(LedgerError::Broken("a grant was inserted without an id".into())),
         }
     }
+}
+
+/// Whether the units of a case are on their way. Asked after the case was locked, in a statement of its own: that which
+/// waited for the lock does not see what was inserted meanwhile.
+async fn is_being_taken(tx: &mut sqlx::PgConnection, reservation: Option<Uuid>) -> Result<bool, LedgerError> {
+    Ok(sqlx::query_scalar(
+        "-- quarantine.taking
+         SELECT EXISTS (SELECT 1 FROM lane_grant WHERE reservation_id = $1 AND kind = 'retake')",
+    )
+    .bind(reservation)
+    .fetch_one(tx)
+    .await?)
 }
 
 /// Gives the refused reservation's row the content that it could not have; returns what Postgres has against it.
