@@ -1,7 +1,7 @@
 //! A lane as this gateway knows it: its epoch, how far it has seen it, who waits for it, and its batcher.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -27,7 +27,9 @@ pub(crate) struct Lane {
     pub(crate) no: LaneNo,
     pub(crate) keys: LaneKeys,
     pub(crate) health: watch::Sender<Health>,
-    /// Highest seq of the current epoch that this gateway or the ledger has seen.
+    /// The epoch that it was adopted at last, also while it is suspect.
+    epoch: AtomicU32,
+    /// Highest seq of that epoch that this gateway or the ledger has seen.
     seen: AtomicU64,
     pub(crate) waiters: Arc<Waiters>,
     /// Rings when grants wait to be numbered or delivered.
@@ -41,6 +43,7 @@ impl Lane {
             no,
             keys,
             health: watch::Sender::new(Health::Suspect),
+            epoch: AtomicU32::new(0),
             seen: AtomicU64::new(0),
             waiters: Arc::default(),
             grants: Notify::new(),
@@ -52,6 +55,14 @@ impl Lane {
         self.seen.load(Ordering::Acquire)
     }
 
+    /// How far the lane has been seen at this epoch.
+    pub(crate) fn seen_at(&self, epoch: Epoch) -> Seq {
+        // Held, so that the two are of one adoption.
+        let _health = self.health.borrow();
+        let known = self.epoch.load(Ordering::Acquire) == epoch;
+        if known { self.seen() } else { 0 }
+    }
+
     /// Remembers that the lane, at this epoch, has got as far as `seq`.
     pub(crate) fn saw(&self, epoch: Epoch, seq: Seq) {
         // Held while it counts, so that no newer epoch can begin in between and take over this seq.
@@ -61,11 +72,13 @@ impl Lane {
         }
     }
 
-    /// Takes the lane into use at this epoch.
+    /// Takes the lane into use at this epoch. What was seen of the same epoch before still counts.
     pub(crate) fn adopt(&self, epoch: Epoch, seen: Seq) {
         self.health.send_modify(|health| {
             if *health != Health::Open(epoch) {
-                self.seen.store(seen, Ordering::Release);
+                if self.epoch.swap(epoch, Ordering::AcqRel) != epoch {
+                    self.seen.store(seen, Ordering::Release);
+                }
                 *health = Health::Open(epoch);
                 self.waiters.forget_before(epoch);
             }

@@ -245,6 +245,12 @@ impl Flash {
         Ok(text(&self.redis.eval(&OPEN, vec![self.lane(lane).keys.meta()], args).await?) == "ok")
     }
 
+    /// How far this gateway has seen the lane at this epoch. Where the lane is not there any more, it has lost something.
+    #[must_use]
+    pub fn seen(&self, lane: LaneNo, epoch: Epoch) -> Seq {
+        self.lane(lane).seen_at(epoch)
+    }
+
     /// Takes a lane into use that is open at this epoch and has got at least as far as `seen`.
     pub fn adopt_lane(&self, lane: LaneNo, epoch: Epoch, seen: Seq) {
         self.lane(lane).adopt(epoch, seen);

@@ -86,13 +86,17 @@ async fn adopt(context: &Context, lanes: &[LaneNo]) -> Result<Vec<LaneNo>, Recov
         };
         witnessed = Some(seen);
         let row = rows.iter().find(|row| row.lane == *lane);
+        // Before the lane is asked: what it shows can't be older than what we have seen of it.
+        let at_least = row.map_or(0, |row| context.flash.seen(*lane, row.epoch));
         let meta = if seen {
             context.flash.lane_meta(*lane).await?
         } else {
             None
         };
         match (row, meta) {
-            (Some(row), Some(meta)) if goes_on(row, &meta) && has_given(context, row, &meta).await? => {
+            (Some(row), Some(meta))
+                if meta.seq >= at_least && goes_on(row, &meta) && has_given(context, row, &meta).await? =>
+            {
                 context.flash.adopt_lane(*lane, meta.epoch, meta.seq);
             }
             _ => lost.push(*lane),

@@ -119,18 +119,9 @@ async fn older_data_under_a_running_server_sells_nothing_again() {
     let gateway = Whole::over(&redis_url, &database_url).await;
     gateway.sell("s", UNITS, json!({})).await;
     let mut early = reserve_all(&gateway, EARLY).await;
-    let keys = redis(&redis_url, "KEYS", vec!["*".into()]).await.into_array();
-    let mut dumps = Vec::new();
-    for key in &keys {
-        dumps.push(redis(&redis_url, "DUMP", vec![key.clone()]).await);
-    }
+    let older = Data::of(&redis_url).await;
     let late = go_on(&gateway, &mut early).await;
-
-    let restore = "redis.call('FLUSHDB')
-        for i, key in ipairs(KEYS) do redis.call('RESTORE', key, 0, ARGV[i]) end";
-    let mut args = vec![Value::from(restore), i64::try_from(keys.len()).expect("few").into()];
-    args.extend(keys.into_iter().chain(dumps));
-    redis(&redis_url, "EVAL", args).await;
+    older.put_back(&redis_url).await;
 
     // At once, before anyone has had the time to look: the older lane has a free unit for this key.
     let again = gateway
@@ -138,4 +129,68 @@ async fn older_data_under_a_running_server_sells_nothing_again() {
         .await;
     assert_eq!((&again.id(), again.replayed), (&late[0], true), "{}", again.body);
     assert_caught_up(&gateway, &early, &late).await;
+}
+
+/// The same where the ledger is no further than the older data: only who took the calls since then can tell.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_older_data_under_a_running_server_lacks_is_known_as_lost() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let gateway = Whole::over(&redis_url, &database_url).await;
+    gateway.sell("s", UNITS, json!({})).await;
+    reserve_all(&gateway, EARLY).await;
+    let taking = Whole::start_as(&[Role::Http], &redis_url, &database_url).await;
+    taking.until_open().await;
+    gateway.stop().await;
+    let older = Data::of(&redis_url).await;
+    let mut lost = Vec::new();
+    for order in LATE {
+        let told = taking.insist(&Buy::of(order).key(order).prefer("respond-async")).await;
+        assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
+        lost.push(told.id());
+    }
+    older.put_back(&redis_url).await;
+
+    let told = taking.insist(&Buy::of("next").prefer("respond-async")).await;
+    assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
+    let gateway = Whole::over(&redis_url, &database_url).await;
+    gateway.until_drained().await;
+    for id in &lost {
+        let told = gateway.reservation(id).await;
+        assert_eq!(
+            (told.status, &told.body["cause"]),
+            (200, &json!("lost")),
+            "{}",
+            told.body
+        );
+    }
+    assert_eq!(sell_out(&gateway).await, UNITS - 4);
+    gateway.settled().await;
+}
+
+/// What a Redis database holds.
+struct Data {
+    keys: Vec<Value>,
+    dumps: Vec<Value>,
+}
+
+impl Data {
+    async fn of(redis_url: &str) -> Data {
+        let keys = redis(redis_url, "KEYS", vec!["*".into()]).await.into_array();
+        let mut dumps = Vec::new();
+        for key in &keys {
+            dumps.push(redis(redis_url, "DUMP", vec![key.clone()]).await);
+        }
+        Data { keys, dumps }
+    }
+
+    /// Puts it in the place of whatever is there now, in one step.
+    async fn put_back(self, redis_url: &str) {
+        let restore = "redis.call('FLUSHDB')
+            for i, key in ipairs(KEYS) do redis.call('RESTORE', key, 0, ARGV[i]) end";
+        let count = i64::try_from(self.keys.len()).expect("few");
+        let mut args = vec![Value::from(restore), count.into()];
+        args.extend(self.keys.into_iter().chain(self.dumps));
+        redis(redis_url, "EVAL", args).await;
+    }
 }
