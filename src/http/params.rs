@@ -2,11 +2,12 @@
 
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{FromRequestParts, Path as AxumPath};
+use axum::extract::{FromRequestParts, Path as AxumPath, RawPathParams};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde::de::value::{Error as Unreadable, SeqDeserializer};
+use serde_path_to_error::Segment;
 
-use super::code::Code;
 use super::json::wrong_field;
 use super::problem::Problem;
 
@@ -36,9 +37,24 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
                 Problem::invalid(key, format!("must be a {expected_type}"))
             }
             _ if failed.status().is_server_error() => Problem::internal(failed.body_text()),
-            kind => Problem::new(Code::InvalidRequest, format!("the path is not valid: {kind}")),
+            kind => match RawPathParams::from_request_parts(parts, state).await {
+                Ok(raw) => wrong_parameter::<T>(&raw, kind),
+                Err(rejection) => Problem::internal(rejection),
+            },
         })
     }
+}
+
+/// Names the parameter that `T` refuses. axum tells what is wrong with it, not which of several it is: a second reading
+/// stops at the same one. A path with a single parameter leaves no choice.
+fn wrong_parameter<T: DeserializeOwned>(raw: &RawPathParams, what: &ErrorKind) -> Problem {
+    let (names, texts): (Vec<&str>, Vec<&str>) = raw.iter().unzip();
+    let read: Result<T, _> = serde_path_to_error::deserialize(SeqDeserializer::<_, Unreadable>::new(texts.into_iter()));
+    let at = match read.as_ref().err().and_then(|error| error.path().iter().next()) {
+        Some(Segment::Seq { index }) => *index,
+        _ => 0,
+    };
+    Problem::invalid(names.get(at).copied().unwrap_or("path"), what)
 }
 
 impl<T: DeserializeOwned, S: Sync> FromRequestParts<S> for Query<T> {
@@ -61,6 +77,7 @@ fn parse<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
 mod tests {
     use super::*;
     use crate::domain::id::Sku;
+    use crate::http::code::Code;
     use serde::Deserialize;
 
     #[derive(Debug, Deserialize)]

@@ -177,8 +177,20 @@ async fn a_catalogue_write_is_checked_field_by_field() {
             ((400, "INVALID_REQUEST"), &json!(field))
         );
     }
-    let told = whole.put("/admin/skus/events", json!({"display": "exact"})).await;
-    assert_eq!(told.problem(), (400, "INVALID_REQUEST"));
+    for (path, named) in [
+        ("/admin/locations/w%20h", "locationId"),
+        ("/admin/skus/events", "skuId"),
+        ("/admin/skus/h%00t/locations/wh1", "skuId"),
+        ("/admin/skus/hot/locations/w%2fh", "locationId"),
+    ] {
+        // The path is read first: the body does not matter.
+        let told = whole.put(path, json!({})).await;
+        assert_eq!(
+            (told.problem(), &told.body["field"]),
+            ((400, "INVALID_REQUEST"), &json!(named)),
+            "{path}"
+        );
+    }
     let told = whole
         .put("/admin/skus/hot", json!({"display": "exact", "safetyStock": -1}))
         .await;
