@@ -40,6 +40,16 @@ struct Wanted {
     _consistency: Option<Consistency>,
 }
 
+#[derive(Debug, Deserialize, utoipa::IntoParams)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+#[into_params(parameter_in = Query)]
+struct WantedInShort {
+    /// `strong`: from the ledger.
+    #[serde(rename = "consistency")]
+    #[param(inline)]
+    _consistency: Option<Consistency>,
+}
+
 /// How fresh an answer has to be.
 #[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
@@ -180,11 +190,15 @@ impl From<(LocationId, Balance)> for AtLocation {
 }
 
 /// Stock of a SKU in short.
-#[utoipa::path(get, path = "/api/inventory/{skuId}", tag = "Reading", params(("skuId" = String, Path)), responses(
+#[utoipa::path(get, path = "/api/inventory/{skuId}", tag = "Reading", params(("skuId" = String, Path), WantedInShort), responses(
     (status = 200, body = SkuStockBody),
     (status = 404, description = "`UNKNOWN_SKU`"),
 ))]
-async fn get_sku(State(gateway): State<Arc<Gateway>>, Path(sku): Path<Sku>) -> Result<Json<SkuStockBody>, Problem> {
+async fn get_sku(
+    State(gateway): State<Arc<Gateway>>,
+    Path(sku): Path<Sku>,
+    Query(_): Query<WantedInShort>,
+) -> Result<Json<SkuStockBody>, Problem> {
     let Stock::Known {
         locations, updated_at, ..
     } = gateway.ledger.stock(&sku, None).await?

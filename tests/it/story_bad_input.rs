@@ -261,15 +261,13 @@ async fn headers_paths_and_methods_are_checked() {
         ("/api/inventory?skuId=a&locationId=w%20h", "locationId"),
         ("/api/inventory?skuId=a&colour=red", "colour"),
         ("/api/inventory?skuId=a&consistency=weak", "consistency"),
+        ("/api/inventory/a?locationId=wh1", "locationId"),
+        ("/api/inventory/a?consistency=weak", "consistency"),
+        ("/api/inventory/%ff", "skuId"),
+        ("/api/inventory/a%20b", "skuId"),
+        ("/api/inventory/events", "skuId"),
     ] {
         invalid(&send(whole.public, Method::GET, path, &[], "").await, Some(field), path);
-    }
-    for path in ["/api/inventory/%ff", "/api/inventory/a%20b", "/api/inventory/events"] {
-        assert_eq!(
-            send(whole.public, Method::GET, path, &[], "").await.problem(),
-            (400, "INVALID_REQUEST".into()),
-            "{path}"
-        );
     }
     for id in [
         "x",
