@@ -4,6 +4,8 @@
 //! parsed. Duplicate fields, trailing text, arrays in the place of objects and bodies over [`BODY_BYTES_MAX`] are
 //! refused, with and without `Content-Length`.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -13,8 +15,9 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{DeserializeOwned, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::code::Code;
 use super::edge::Edge;
@@ -33,6 +36,31 @@ pub struct Json<T>(pub T);
 /// The same where the body may be left out: then `T` is its default.
 #[derive(Clone, Copy, Debug)]
 pub struct OptionalJson<T>(pub T);
+
+/// A field that holds an object. As with bodies, serde by itself would take an array for it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        text.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<Self::Value, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(fields)).map(Object)
+    }
+}
 
 impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
     type Rejection = Problem;
@@ -182,8 +210,8 @@ mod tests {
         _quantity: Quantity,
     }
 
-    fn field_of(body: &[u8]) -> Option<String> {
-        let problem = parse::<Order>(body).expect_err("it is refused");
+    fn field_of<T: DeserializeOwned + fmt::Debug>(body: &[u8]) -> Option<String> {
+        let problem = parse::<T>(body).expect_err("it is refused");
         assert_eq!(problem.code(), Code::InvalidRequest);
         let mut response = problem.clone().into_response();
         problem.finish(&mut response, crate::domain::trace::TraceId([1; 16]));
@@ -218,9 +246,29 @@ mod tests {
             ("", None),
         ];
         for (body, field) in table {
-            assert_eq!(field_of(body.as_bytes()).as_deref(), *field, "{body}");
+            assert_eq!(field_of::<Order>(body.as_bytes()).as_deref(), *field, "{body}");
         }
-        assert_eq!(field_of(b"{\"orderId\":\"\xff\"}").as_deref(), Some("orderId"));
+        assert_eq!(field_of::<Order>(b"{\"orderId\":\"\xff\"}").as_deref(), Some("orderId"));
+    }
+
+    #[test]
+    fn a_field_that_is_an_object_is_no_array() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Holder {
+            #[serde(rename = "line")]
+            _line: Option<Object<Line>>,
+        }
+        assert!(parse::<Holder>(br#"{"line":{"quantity":1}}"#).is_ok());
+        assert!(parse::<Holder>(br#"{"line":null}"#).is_ok());
+        for (body, field) in [
+            (r#"{"line":[1]}"#, "line"),
+            (r#"{"line":{}}"#, "line.quantity"),
+            (r#"{"line":{"quantity":0}}"#, "line.quantity"),
+            (r#"{"line":{"quantity":1,"x":2}}"#, "line.x"),
+        ] {
+            assert_eq!(field_of::<Holder>(body.as_bytes()).as_deref(), Some(field), "{body}");
+        }
     }
 
     #[test]

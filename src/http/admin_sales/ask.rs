@@ -6,6 +6,7 @@ use crate::domain::id::{Item, LocationId, SaleId, Sku};
 use crate::domain::sale::UserRate;
 use crate::domain::text::Text;
 use crate::domain::time::Millis;
+use crate::http::json::Object;
 use crate::http::numbers::{Whole, sent};
 use crate::http::problem::Problem;
 use crate::ledger::sale::NewSale;
@@ -56,7 +57,8 @@ pub(super) struct CreateBody {
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000)]
     per_user_limit: Option<Units>,
     /// Attempts that one user may make.
-    user_rate: Option<UserRate>,
+    #[schema(value_type = Option<UserRate>)]
+    user_rate: Option<Object<UserRate>>,
     /// Time to pay; 900 by default, or `maxHoldSeconds` where that is less.
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 2_592_000)]
     hold_seconds: Option<HoldSeconds>,
@@ -91,7 +93,7 @@ pub(super) struct PatchBody {
     per_user_limit: Option<Option<Units>>,
     #[serde(deserialize_with = "sent", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<UserRate>)]
-    user_rate: Option<Option<UserRate>>,
+    user_rate: Option<Option<Object<UserRate>>>,
     #[serde(deserialize_with = "sent", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = i64, minimum = 1, maximum = 2_592_000)]
     hold_seconds: Option<HoldSeconds>,
@@ -119,7 +121,7 @@ impl CreateBody {
     /// The sale, checked as far as that needs no clock.
     pub(super) fn read(&self) -> Result<NewSale, Problem> {
         check_redis_down(self.redis_down)?;
-        check_rate(self.user_rate)?;
+        check_rate(self.user_rate.as_ref())?;
         check_instant("startsAt", self.starts_at)?;
         check_instant("endsAt", self.ends_at)?;
         if let (Some(start), Some(end)) = (self.starts_at, self.ends_at)
@@ -144,7 +146,7 @@ impl CreateBody {
             },
             allocation: self.allocation.get(),
             per_user_limit: self.per_user_limit.map(Units::get_u32),
-            user_rate: self.user_rate,
+            user_rate: self.user_rate.map(|Object(rate)| rate),
             hold_ms: hold * 1_000,
             hold_max_ms: most * 1_000,
             buckets: self
@@ -161,12 +163,12 @@ impl PatchBody {
     /// The patch, checked as far as that needs neither the sale nor a clock.
     pub(super) fn read(&self) -> Result<SalePatch, Problem> {
         check_redis_down(self.redis_down)?;
-        check_rate(self.user_rate.flatten())?;
+        check_rate(self.user_rate.as_ref().and_then(Option::as_ref))?;
         check_instant("endsAt", self.ends_at.flatten())?;
         Ok(SalePatch {
             allocation: self.allocation.map(Units::get),
             per_user_limit: self.per_user_limit.map(|limit| limit.map(Units::get_u32)),
-            user_rate: self.user_rate,
+            user_rate: self.user_rate.map(|rate| rate.map(|Object(rate)| rate)),
             hold_ms: self.hold_seconds.map(|hold| hold.get_u32() * 1_000),
             ends_at: self.ends_at,
             ack_wait_ms: self.ack_wait_ms.map(AckWaitMs::get_u32),
@@ -197,8 +199,8 @@ fn check_redis_down(choice: Option<RedisDown>) -> Result<(), Problem> {
     }
 }
 
-fn check_rate(rate: Option<UserRate>) -> Result<(), Problem> {
-    let Some(UserRate { per_second, burst }) = rate else {
+fn check_rate(rate: Option<&Object<UserRate>>) -> Result<(), Problem> {
+    let Some(&Object(UserRate { per_second, burst })) = rate else {
         return Ok(());
     };
     if !(0.001..=RATE_MAX).contains(&per_second) {

@@ -205,6 +205,8 @@ async fn a_sale_is_checked_field_by_field() {
         ("perUserLimit", json!(0), "perUserLimit"),
         ("userRate", json!({"perSecond": 0, "burst": 1}), "userRate.perSecond"),
         ("userRate", json!({"perSecond": 1, "burst": 0}), "userRate.burst"),
+        ("userRate", json!({"perSecond": 1}), "userRate.burst"),
+        ("userRate", json!([1, 1]), "userRate"),
         ("endsAt", json!("2020-01-01T00:00:00Z"), "endsAt"),
         ("startsAt", json!("tomorrow"), "startsAt"),
         ("ackWaitMs", json!(30_001), "ackWaitMs"),
@@ -236,6 +238,7 @@ async fn a_sale_is_checked_field_by_field() {
         ("allocation", json!(null)),
         ("endsAt", json!("2020-01-01T00:00:00Z")),
         ("redisDown", json!("ledger")),
+        ("userRate", json!([1, 1])),
         ("startsAt", json!(null)),
     ] {
         let told = whole.patch("/admin/sales/s", json!({field: value})).await;
