@@ -29,7 +29,7 @@ pub enum DevError {
         pid: Option<u32>,
     },
     /// A file, directory or process call failed.
-    #[error("could not {doing} {path}")]
+    #[error("could not {doing} {path}: {source}")]
     Io {
         /// The verb: create, read, start …
         doing: &'static str,

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use flashgate::dev::redis::Redis;
-use flashgate::dev::{DevError, redis};
+use flashgate::dev::{DevError, Servers, Settings, redis};
 use tokio_util::sync::CancellationToken;
 
 use super::look::{get, put, rows, start, write_row};
@@ -73,6 +73,21 @@ async fn a_directory_closed_to_other_users_serves_as_well() {
     let place = dir.join("postgres").canonicalize().expect("it is there");
     // As root it lies outside of the closed directory, so outside of what the guard removes.
     fs::remove_dir_all(place).expect("removed");
+}
+
+#[tokio::test]
+async fn a_place_that_is_no_directory_is_named_with_what_the_system_says() {
+    let home = servers::home();
+    let file = home.path().join("file");
+    fs::write(&file, "").expect("written");
+    let failure = Servers::start(&Settings { dir: file.clone() })
+        .await
+        .expect_err("no place");
+    let told = failure.to_string();
+    assert!(
+        told.contains(&file.display().to_string()) && told.contains("os error"),
+        "{told}"
+    );
 }
 
 fn set_aside(dir: &Path) -> Vec<PathBuf> {
