@@ -215,6 +215,9 @@ async fn headers_paths_and_methods_are_checked() {
     ] {
         let heard = reserve(&whole, headers, &line("o1", "a", json!({}))).await;
         assert_eq!(heard.problem(), (400, "INVALID_REQUEST".into()), "{headers:?}");
+        let path = format!("{RESERVATIONS}/x/extend");
+        let heard = post(&whole, &path, headers, &json!({"ttlSeconds": 1})).await;
+        assert_eq!(heard.problem(), (400, "INVALID_REQUEST".into()), "{headers:?}");
     }
     let both = reserve(
         &whole,

@@ -154,6 +154,8 @@ async fn extend(
     Path(id): Path<String>,
     Traced(trace): Traced,
     Operator(operator): Operator,
+    // It has no replay: each call asks anew. A key that is none is refused all the same.
+    _: SentKey,
     Json(body): Json<Extend>,
 ) -> Result<Json<ReservationBody>, Problem> {
     if !(1..=TTL_SECONDS_MAX).contains(&body.ttl_seconds) {
