@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::apply::{Carried, Part, Poison, Trial, Work, carry, reservation_ids};
+use super::apply::{Carried, POISON_MAX, Part, Poison, Trial, Work, carry, reservation_ids};
 use super::sale_row::{SaleRow, sale_columns};
 use super::{Ledger, LedgerError};
 use crate::domain::entry::{Body, Entry};
@@ -181,6 +181,11 @@ impl Trial for Settle<'_> {
 
     fn ids(&self) -> Vec<(Uuid, DateTime<Utc>)> {
         reservation_ids(self.lane, self.id_key, self.survivors)
+    }
+
+    /// What is left of a queue may be many batches long.
+    fn poison_max(&self, all: usize) -> usize {
+        POISON_MAX.max(all / 100)
     }
 
     fn poisoned(&self, _: usize, error: LedgerError) -> Result<Settled, LedgerError> {

@@ -28,7 +28,8 @@ struct Row {
 impl Ledger {
     /// The records of the buyers of a sale in a lane that come after `after`, in the order of the buyer, each oldest
     /// entry first, made of up to about `limit` reservations. A reservation is live while it is reserved or bought, and
-    /// also when it has ended but its `end` grant is still to come; a tombstone where it had a key of its own and was
+    /// also when it has ended but its `end` grant is still to come, unless it was refused, for that never counted; a
+    /// tombstone where it had a key of its own and was
     /// released or has expired. Buyers with neither are left out.
     ///
     /// # Errors
@@ -72,7 +73,7 @@ impl Ledger {
                  live
              FROM (
                  SELECT r.*, coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\" AS buyer,
-                     status IN ('RESERVED', 'COMMITTED') OR EXISTS (
+                     status IN ('RESERVED', 'COMMITTED') OR status <> 'REJECTED' AND EXISTS (
                          SELECT 1 FROM lane_grant g
                          WHERE g.reservation_id = r.reservation_id AND g.lane = $2 AND g.kind = 'end') AS live
                  FROM (SELECT * FROM inventory_reservation UNION ALL SELECT * FROM inventory_reservation_cold) r

@@ -130,8 +130,17 @@ async fn under_lock(context: &Context, suspects: &[LaneNo]) -> Result<(), Recove
     let started = Instant::now();
     tracing::warn!(lanes = lanes.len(), "lanes are recovered");
     let epoch = close(context, &lanes).await?;
+    let mut failed = None;
     for lane in &lanes {
-        recover(context, *lane, epoch).await?;
+        match recover(context, *lane, epoch).await {
+            Ok(()) => {}
+            // What this lane's queue holds can't be stored: it stays closed, and the others need not wait for it.
+            Err(RecoveryError::Ledger(error @ (LedgerError::Data { .. } | LedgerError::Broken(_)))) => {
+                tracing::error!(%lane, %error, "a lane can't be recovered and stays closed");
+                failed = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
     }
     for lane in &lanes {
         context.flash.load_witness(*lane).await?;
@@ -142,9 +151,9 @@ async fn under_lock(context: &Context, suspects: &[LaneNo]) -> Result<(), Recove
         lanes = lanes.len(),
         epoch,
         took_ms = started.elapsed().as_millis(),
-        "lanes are open again"
+        "the recovery is over"
     );
-    Ok(())
+    failed.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// Closes the lanes in the ledger and in Redis under one new epoch, greater than any either has seen.

@@ -34,7 +34,7 @@ use crate::domain::reservation_id::IdKey;
 
 pub(super) use ask::{fault, ids as reservation_ids};
 pub(super) use carry::{Carried, Part, Work, carry};
-pub(super) use trial::{Poison, Trial};
+pub(super) use trial::{POISON_MAX, Poison, Trial};
 
 /// Queue entries of one lane, in order, that follow its cursor.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,8 @@
 //! missing, or without the reservations that Postgres can't store.
 //!
 //! Those are found by halving: a probe carries only some of the reservations and is rolled back. Whoever fails alone is
-//! bad. More than [`POISON_MAX`] bad ones are not bad luck but a fault of ours or of the tables, and stop the lane rather
-//! than fill the quarantine.
+//! bad. More than [`Trial::poison_max`] bad ones are not bad luck but a fault of ours or of the tables, and stop the lane
+//! rather than fill the quarantine.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::ledger::{Ledger, LedgerError};
 
 /// Most reservations of one batch that may be put aside.
-pub(super) const POISON_MAX: usize = 8;
+pub(in crate::ledger) const POISON_MAX: usize = 8;
 /// Most attempts at a transaction that met another one. Locks are taken in one order, so two are nearly always enough.
 const RETRIES_MAX: u32 = 5;
 /// Pause before the second attempt; it grows with each.
@@ -30,6 +30,11 @@ pub(in crate::ledger) trait Trial {
 
     /// Ids and times of the reservations that may be at fault.
     fn ids(&self) -> Vec<(Uuid, DateTime<Utc>)>;
+
+    /// Most of `all` reservations that may be put aside.
+    fn poison_max(&self, _all: usize) -> usize {
+        POISON_MAX
+    }
 
     /// The answer where at least `bad` reservations can't be stored, which is too many.
     fn poisoned(&self, bad: usize, error: LedgerError) -> Result<Self::Answer, LedgerError>;
@@ -95,6 +100,7 @@ impl Ledger {
     async fn find_poison<T: Trial>(&self, trial: &T) -> Result<Found, LedgerError> {
         let ids: Vec<Uuid> = trial.ids().into_iter().map(|(id, _)| id).collect();
         let mut groups: Vec<&[Uuid]> = vec![&ids];
+        let most = trial.poison_max(ids.len());
         let mut bad = Poison::new();
         while let Some(group) = groups.pop() {
             if group.is_empty() {
@@ -105,7 +111,7 @@ impl Ledger {
             };
             if let [id] = group {
                 bad.insert(*id, cause);
-                if bad.len() > POISON_MAX {
+                if bad.len() > most {
                     return Ok(Found::TooMany(bad.len()));
                 }
             } else {

@@ -16,10 +16,11 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::durable;
-use crate::support::door::until;
+use super::{durable, selling};
+use crate::support::door::{Buy, until};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
+use crate::support::socket::put_on_sale;
 
 fn slip(order: &str, quantity: u32) -> Slip {
     let line = KeyHash::order_line(order, "hot", "wh1");
@@ -125,6 +126,54 @@ async fn a_reservation_that_cant_be_stored_is_set_aside_alone() {
     assert_eq!(gateway.post(&format!("{path}/replay"), json!({})).await.status, 409);
     gateway.settled().await;
     assert_eq!(gateway.sale("s").await["remaining"], 6, "they were given back once");
+}
+
+/// A lane whose queue holds too much that Postgres can't store stays closed; nobody else waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_cant_be_recovered_stops_no_other() {
+    let (mut servers, gateway) = selling(100).await;
+    put_on_sale(&gateway, "calm", 100, json!({})).await;
+    // The writer waits for its lane, so that one batch gets nearly all of what follows.
+    let mut hold = gateway.pool.begin().await.expect("Postgres answers");
+    sqlx::query("SELECT 1 FROM lane FOR UPDATE")
+        .execute(&mut *hold)
+        .await
+        .expect("the lanes are there");
+    let alter = async |change: &str| {
+        let change = format!("ALTER TABLE inventory_reservation {change}");
+        sqlx::query(&change).execute(&gateway.pool).await.expect("it alters");
+    };
+    alter("ADD CONSTRAINT no_evil CHECK (order_id NOT LIKE 'evil%')").await;
+    for n in 0..20 {
+        let told = gateway
+            .reserve(&Buy::of(&format!("evil{n}")).prefer("respond-async"))
+            .await;
+        assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
+    }
+    hold.rollback().await.expect("the lock goes");
+    servers.redis.kill();
+    servers.restart_redis().await;
+
+    let told = gateway.insist(&Buy::of("good").sku("calm").prefer("wait=10")).await;
+    assert_eq!(told.standing(), "RESERVED durable");
+    let lanes = gateway.admin(Method::GET, "/admin/lanes", None).await.expect(200);
+    let closed = |lane: &&Value| lane["state"] == "closed";
+    let lanes = lanes["lanes"].as_array().expect("lanes");
+    assert_eq!(lanes.iter().filter(closed).count(), 1, "{lanes:?}");
+    let told = gateway.reserve(&Buy::of("waits")).await;
+    assert_eq!(told.problem(), (503, "STOCK_UNAVAILABLE"), "{}", told.body);
+
+    alter("DROP CONSTRAINT no_evil").await;
+    gateway.settled().await;
+    let sale = gateway.sale("s").await;
+    assert_eq!(
+        sale["remaining"],
+        100 - sale["counts"]["durable"].as_i64().expect("a count")
+    );
+    assert!(
+        sale["counts"]["durable"].as_i64() > Some(8),
+        "they were stored when they could be: {sale}"
+    );
 }
 
 async fn only_case(gateway: &Whole) -> Value {

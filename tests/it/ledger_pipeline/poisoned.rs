@@ -1,11 +1,13 @@
 //! Reservations that Postgres can't store: put aside alone, and taken anew when they can be.
 
 use flashgate::domain::entry::Slip;
+use flashgate::domain::lane::Nonce;
 use flashgate::domain::outcome::Durability;
 use flashgate::domain::reservation::Cause;
 use flashgate::ledger::LedgerError;
 use flashgate::ledger::apply::{Applied, Done};
 use flashgate::ledger::quarantine::{Rejection, Replay};
+use flashgate::ledger::recovery::Settled;
 
 use crate::support::ledger::{Desk, Lane, of_user, slip, with_key};
 
@@ -72,6 +74,43 @@ async fn what_cannot_be_stored_is_put_aside_alone() {
     desk.assert_books_balance().await;
     desk.deliver(&mut lane).await;
     assert_eq!((desk.counter(&sale, &lane).await, lane.road.free[&sale.no]), (108, 108));
+    desk.assert_books_balance().await;
+}
+
+/// What is left of a queue may be many batches long, so more of it may be bad.
+#[tokio::test]
+async fn a_recovery_puts_aside_one_in_a_hundred() {
+    let desk = Desk::open().await;
+    let (sale, mut lane) = desk.selling("s", 2_000, None).await;
+    desk.run(FORBID).await;
+    let entries: Vec<_> = (0..10)
+        .map(|call| {
+            let name = |n| {
+                if n == 7 {
+                    format!("evil{call}")
+                } else {
+                    format!("o{call}-{n}")
+                }
+            };
+            let slips = (0..100).map(|n| slip(&sale, &name(n), 1)).collect();
+            lane.road.reserve(sale.no, slips)
+        })
+        .collect();
+    let epoch = desk
+        .ledger
+        .raise_epoch(&[lane.road.lane], lane.road.at.epoch)
+        .await
+        .expect("raises");
+    let settled = desk
+        .ledger
+        .settle_lane(lane.road.lane, epoch, Nonce([7; 8]), &entries, &desk.id_key)
+        .await
+        .expect("settles");
+    let Settled::Done(image) = settled else {
+        panic!("superseded")
+    };
+    assert_eq!((image.applied, image.refused), (990, 10));
+    assert_eq!(desk.count("SELECT count(*) FROM quarantine").await, 10);
     desk.assert_books_balance().await;
 }
 
