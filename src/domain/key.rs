@@ -26,6 +26,21 @@ impl KeyHash {
         hash(&["line", TENANT, order, sku, location])
     }
 
+    /// Of an order's cart: the derived key of one without its own.
+    #[must_use]
+    pub fn cart(order: &str) -> Self {
+        hash(&["cart", TENANT, order])
+    }
+
+    /// Of one item of a cart in its lane; `cart` is the cart's key.
+    #[must_use]
+    pub fn part(cart: KeyHash, sku: &str, location: &str) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"part");
+        hasher.update(&cart.0);
+        finish(hasher, &[sku, location])
+    }
+
     /// As Postgres stores it.
     #[must_use]
     pub fn to_uuid(self) -> Uuid {
@@ -72,7 +87,10 @@ impl Fingerprint {
 }
 
 fn hash(parts: &[&str]) -> KeyHash {
-    let mut hasher = blake3::Hasher::new();
+    finish(blake3::Hasher::new(), parts)
+}
+
+fn finish(mut hasher: blake3::Hasher, parts: &[&str]) -> KeyHash {
     for part in parts {
         hasher.update(&u64::try_from(part.len()).expect("a length fits 64 bits").to_be_bytes());
         hasher.update(part.as_bytes());
@@ -90,6 +108,9 @@ mod tests {
     fn parts_do_not_run_together() {
         assert_ne!(KeyHash::order_line("a", "bc", ""), KeyHash::order_line("ab", "c", ""));
         assert_ne!(KeyHash::explicit("reserve", "k"), KeyHash::explicit("commit", "k"));
+        assert_ne!(KeyHash::cart("a"), KeyHash::order_line("a", "", ""));
+        let cart = KeyHash::cart("a");
+        assert_ne!(KeyHash::part(cart, "b", "c"), KeyHash::part(cart, "bc", ""));
         assert_ne!(Fingerprint::of(&["1", ""]), Fingerprint::of(&["", "1"]));
     }
 }

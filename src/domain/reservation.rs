@@ -149,7 +149,16 @@ impl Cause {
     }
 }
 
-/// A reservation of one line.
+/// Units of an item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// What and where.
+    pub item: Item,
+    /// How many.
+    pub quantity: i64,
+}
+
+/// A reservation: of one line, or a cart of several, which stand and end together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reservation {
     /// Its id.
@@ -158,10 +167,8 @@ pub struct Reservation {
     pub order: OrderId,
     /// The buyer, where one was named.
     pub user: Option<UserId>,
-    /// What and where.
-    pub item: Item,
-    /// Units.
-    pub quantity: i64,
+    /// What is held, in the order of the items, each once.
+    pub lines: Vec<Line>,
     /// Where it stands.
     pub status: Status,
     /// Of a rejection.
@@ -172,7 +179,7 @@ pub struct Reservation {
     pub ack: Ack,
     /// Its deadline, stalls included.
     pub expires_at: Millis,
-    /// When Redis accepted it, by the lane's time.
+    /// When its units were taken, by the time of the lane or of the ledger; of a cart, its first.
     pub created_at: Millis,
     /// Last change.
     pub updated_at: Millis,

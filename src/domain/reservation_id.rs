@@ -1,7 +1,8 @@
-//! Reservation ids: 128 bits that name the queue entry in which the reservation was made.
+//! Reservation ids: 128 bits. Those of a lane name the queue entry in which the reservation was made.
 //!
 //! ```text
 //! kind 3 | lane 9 | epoch 24 | seq 38 | place in the call 7 | nonce 24 | MAC 23     (bits, most significant first)
+//! kind 3 | milliseconds since 1970 48 | random 54 | MAC 23       (made in the ledger: of one line, or a cart)
 //! ```
 //!
 //! So a `GET` for a reservation that is not durable yet knows which lane to ask and how far its cursor must get; two
@@ -15,6 +16,7 @@ use data_encoding::{Encoding, Specification};
 use uuid::Uuid;
 
 use super::lane::{Epoch, LaneNo, Nonce, Seq};
+use super::time::Millis;
 
 const LANE_BITS: u32 = 9;
 const EPOCH_BITS: u32 = 24;
@@ -30,8 +32,36 @@ pub const SEQ_MAX: Seq = (1 << SEQ_BITS) - 1;
 /// Most reservations one call can make.
 pub const CALL_MAX: usize = 1 << INDEX_BITS;
 
-/// Kind of id: one line, made by a lane.
-const KIND_SINGLE: u128 = 1;
+const KIND_BITS: u32 = 3;
+const TIME_BITS: u32 = 48;
+const RANDOM_BITS: u32 = 54;
+
+/// What an id names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A line that a lane reserved.
+    Lane,
+    /// A line that the ledger reserved.
+    Ledger,
+    /// A cart of lines.
+    Cart,
+}
+
+impl Kind {
+    fn bits(self) -> u128 {
+        match self {
+            Kind::Lane => 1,
+            Kind::Ledger => 2,
+            Kind::Cart => 3,
+        }
+    }
+
+    fn read(bits: u128) -> Option<Self> {
+        [Kind::Lane, Kind::Ledger, Kind::Cart]
+            .into_iter()
+            .find(|kind| kind.bits() == bits)
+    }
+}
 
 static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
     let mut spec = Specification::new();
@@ -103,7 +133,7 @@ impl IdKey {
     /// The id of the reservation made by `lane` at `place`.
     #[must_use]
     pub fn seal(&self, lane: LaneNo, place: Place) -> ReservationId {
-        let mut bits = KIND_SINGLE;
+        let mut bits = Kind::Lane.bits();
         let mut push = |value: u64, width: u32| bits = bits << width | u128::from(value & ((1 << width) - 1));
         push(lane.0.into(), LANE_BITS);
         push(place.epoch.into(), EPOCH_BITS);
@@ -111,6 +141,18 @@ impl IdKey {
         push(place.index.into(), INDEX_BITS);
         let [a, b, c] = place.nonce;
         push(u32::from_be_bytes([0, a, b, c]).into(), NONCE_BITS);
+        self.signed(bits)
+    }
+
+    /// A new id for what the ledger reserves. Ids made later are greater, so that they lie together.
+    #[must_use]
+    pub fn mint(&self, kind: Kind, now: Millis, random: [u8; 16]) -> ReservationId {
+        let time = u128::try_from(now.0.max(0)).expect("it is not negative") & ((1 << TIME_BITS) - 1);
+        let random = u128::from_be_bytes(random) & ((1 << RANDOM_BITS) - 1);
+        self.signed((kind.bits() << TIME_BITS | time) << RANDOM_BITS | random)
+    }
+
+    fn signed(&self, bits: u128) -> ReservationId {
         ReservationId(Uuid::from_u128(bits << MAC_BITS | self.mac(bits)))
     }
 
@@ -119,7 +161,7 @@ impl IdKey {
     pub fn is_genuine(&self, id: ReservationId) -> bool {
         let bits = id.0.as_u128();
         let body = bits >> MAC_BITS;
-        body >> (125 - MAC_BITS) == KIND_SINGLE && self.mac(body) == bits & ((1 << MAC_BITS) - 1)
+        id.kind().is_some() && self.mac(body) == bits & ((1 << MAC_BITS) - 1)
     }
 
     fn mac(&self, body: u128) -> u128 {
@@ -139,7 +181,13 @@ pub struct ReservationId(pub Uuid);
 pub struct NotAnId;
 
 impl ReservationId {
-    /// The lane that made it.
+    /// What it names; none: nothing that was ever made.
+    #[must_use]
+    pub fn kind(self) -> Option<Kind> {
+        Kind::read(self.0.as_u128() >> (128 - KIND_BITS))
+    }
+
+    /// The lane that made it, if one did.
     #[must_use]
     pub fn lane(self) -> LaneNo {
         LaneNo(
@@ -148,7 +196,7 @@ impl ReservationId {
         )
     }
 
-    /// Where in that lane.
+    /// Where in that lane, if one made it.
     #[must_use]
     pub fn place(self) -> Place {
         let nonce = u32::try_from(self.field(MAC_BITS, NONCE_BITS))
@@ -214,6 +262,16 @@ mod tests {
             prop_assert_eq!((id.lane(), id.place()), (LaneNo(lane), place));
             prop_assert_eq!(Place::unpack(place.pack()), place);
             prop_assert!(key.is_genuine(id));
+        }
+
+        #[test]
+        fn a_minted_id_says_what_it_names(now in 0i64..1 << 48, random: [u8; 16]) {
+            let key = IdKey([7; 32]);
+            for kind in [Kind::Ledger, Kind::Cart] {
+                let id = key.mint(kind, Millis(now), random);
+                prop_assert_eq!((id.kind(), key.is_genuine(id)), (Some(kind), true));
+                prop_assert!(now == 0 || key.mint(kind, Millis(now - 1), random) < id);
+            }
         }
 
         #[test]

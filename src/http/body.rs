@@ -2,8 +2,7 @@
 
 use serde::Serialize;
 
-use crate::domain::id::Item;
-use crate::domain::reservation::{Ack, Reservation, Status};
+use crate::domain::reservation::{Ack, Line, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
 
 /// One line of a reservation.
@@ -16,6 +15,16 @@ pub struct LineBody {
     pub location_id: String,
     /// Units.
     pub quantity: i64,
+}
+
+impl From<&Line> for LineBody {
+    fn from(line: &Line) -> Self {
+        LineBody {
+            sku_id: line.item.sku.to_string(),
+            location_id: line.item.location.to_string(),
+            quantity: line.quantity,
+        }
+    }
 }
 
 /// A reservation.
@@ -39,12 +48,9 @@ pub struct ReservationBody {
     pub ack: Ack,
     /// What is reserved.
     pub lines: Vec<LineBody>,
-    /// Of a single line.
-    pub sku_id: String,
-    /// Of a single line.
-    pub location_id: String,
-    /// Of a single line.
-    pub quantity: i64,
+    /// The only line's, where there is one.
+    #[serde(flatten)]
+    pub only: Option<LineBody>,
     /// The deadline.
     pub expires_at: String,
     /// When the units were taken.
@@ -55,11 +61,10 @@ pub struct ReservationBody {
 
 impl From<Reservation> for ReservationBody {
     fn from(r: Reservation) -> Self {
-        let Item { sku, location } = &r.item;
-        let line = LineBody {
-            sku_id: sku.to_string(),
-            location_id: location.to_string(),
-            quantity: r.quantity,
+        let lines: Vec<LineBody> = r.lines.iter().map(LineBody::from).collect();
+        let only = match lines.as_slice() {
+            [only] => Some(only.clone()),
+            _ => None,
         };
         ReservationBody {
             reservation_id: r.id.to_string(),
@@ -68,10 +73,8 @@ impl From<Reservation> for ReservationBody {
             status: r.status,
             cause: r.cause.map(|cause| cause.as_str()),
             ack: r.ack,
-            sku_id: line.sku_id.clone(),
-            location_id: line.location_id.clone(),
-            quantity: line.quantity,
-            lines: vec![line],
+            lines,
+            only,
             expires_at: r.expires_at.to_string(),
             created_at: r.created_at.to_string(),
             updated_at: r.updated_at.to_string(),

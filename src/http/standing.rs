@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::Gateway;
 use super::code::Code;
 use super::problem::Problem;
-use crate::domain::reservation::{Ack, Reservation, Status};
-use crate::domain::reservation_id::ReservationId;
+use crate::domain::reservation::{Ack, Line, Reservation, Status};
+use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::flash::FlashError;
 use crate::ledger::lane::LaneRow;
 
@@ -52,7 +52,8 @@ impl Cursor {
 
 /// How a reservation stands that the ledger lacked a moment ago, waiting for its entry where that helps.
 pub(super) async fn find(gateway: &Gateway, id: ReservationId) -> Result<Standing, Problem> {
-    if !gateway.flash.id_key().is_genuine(id) {
+    // What the ledger makes it has.
+    if id.kind() != Some(Kind::Lane) || !gateway.flash.id_key().is_genuine(id) {
         return Ok(Standing::Never);
     }
     let mut cursor = Cursor::of(&gateway.ledger.lane(id.lane()).await?, id);
@@ -90,8 +91,10 @@ pub(super) async fn accepted(gateway: &Gateway, id: ReservationId) -> Result<Res
         id,
         order: peeked.order,
         user: peeked.user,
-        item,
-        quantity: peeked.quantity.into(),
+        lines: vec![Line {
+            item,
+            quantity: peeked.quantity.into(),
+        }],
         status: Status::Reserved,
         cause: None,
         first: None,

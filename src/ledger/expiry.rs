@@ -2,11 +2,12 @@
 //!
 //! A reservation expires only if its deadline had passed at the last beat of the pulse. So whatever stops between the
 //! beat and the expiry (this process, Postgres, the machine), nothing expires for a deadline within the silence, and
-//! the next beat writes that silence down before anything else expires.
+//! the next beat writes that silence down before anything else expires. A cart expires whole, at the last of its
+//! parts' deadlines.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::endings::{Ended, record};
@@ -36,6 +37,20 @@ struct Overdue {
     row: ReservationRow,
     /// Overdue with its stalls too.
     over: bool,
+    /// Its sale stands still.
+    frozen: bool,
+    beat_at: DateTime<Utc>,
+}
+
+/// How long a cart of which a part stands still is left alone, in seconds.
+const STANDS_STILL: i64 = 5;
+
+/// What tells an overdue row.
+macro_rules! overdue {
+    () => {
+        "deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) <= (SELECT beat_at FROM pulse) AS over, \
+         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at"
+    };
 }
 
 impl Ledger {
@@ -66,7 +81,9 @@ impl Ledger {
             "-- expiry.due: stalls and pulse are of one snapshot, so a silence that ended before that beat is among them
              SELECT ",
             columns!(),
-            ", deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) <= (SELECT beat_at FROM pulse) AS over
+            ", ",
+            overdue!(),
+            "
              FROM inventory_reservation r LEFT JOIN sale s USING (sale_no)
              WHERE r.status = 'RESERVED' AND r.expires_at <= (SELECT beat_at FROM pulse)
                  AND s.state IS DISTINCT FROM 'frozen'
@@ -76,6 +93,7 @@ impl Ledger {
         .fetch_all(&mut *tx)
         .await?;
         let backlog = i64::try_from(overdue.len()).is_ok_and(|found| found >= max);
+        let overdue = with_carts(&mut tx, overdue).await?;
         let (over, later): (Vec<Overdue>, Vec<Overdue>) = overdue.into_iter().partition(|found| found.over);
         if !later.is_empty() {
             shift(&mut tx, &later).await?;
@@ -95,6 +113,52 @@ impl Ledger {
             grants_for: grants_for.into_iter().collect(),
         })
     }
+}
+
+/// The overdue rows, carts whole. A cart of which somebody holds a part is left out; one whose time is not over yet, or
+/// of which a part stands still, gets the latest deadline of its parts.
+async fn with_carts(tx: &mut sqlx::PgConnection, overdue: Vec<Overdue>) -> Result<Vec<Overdue>, LedgerError> {
+    let (parts, mut whole): (Vec<Overdue>, Vec<Overdue>) =
+        overdue.into_iter().partition(|found| found.row.cart_id.is_some());
+    let carts: BTreeSet<Uuid> = parts.iter().filter_map(|part| part.row.cart_id).collect();
+    if carts.is_empty() {
+        return Ok(whole);
+    }
+    let parts: Vec<Overdue> = sqlx::query_as(concat!(
+        "-- expiry.carts\nSELECT ",
+        columns!(),
+        ", ",
+        overdue!(),
+        " FROM inventory_reservation r LEFT JOIN sale s USING (sale_no)
+          WHERE r.cart_id = ANY($1) AND r.status = 'RESERVED'
+          ORDER BY r.reservation_id FOR NO KEY UPDATE OF r SKIP LOCKED"
+    ))
+    .bind(carts.into_iter().collect::<Vec<_>>())
+    .fetch_all(&mut *tx)
+    .await?;
+    let mut by_cart: BTreeMap<Option<Uuid>, Vec<Overdue>> = BTreeMap::new();
+    for part in parts {
+        by_cart.entry(part.row.cart_id).or_default().push(part);
+    }
+    for mut parts in by_cart.into_values() {
+        if parts[0].row.cart_parts.map(usize::try_from) != Some(Ok(parts.len())) {
+            continue;
+        }
+        let still = parts.iter().any(|part| part.frozen);
+        let over = !still && parts.iter().all(|part| part.over);
+        let mut due = parts.iter().map(|part| part.row.due).max().unwrap_or_default();
+        if still {
+            due = due.max(parts[0].beat_at + TimeDelta::seconds(STANDS_STILL));
+        }
+        for part in &mut parts {
+            part.over = over;
+            if !over {
+                part.row.due = due;
+            }
+        }
+        whole.extend(parts.into_iter().filter(|part| !part.frozen));
+    }
+    Ok(whole)
 }
 
 /// An expiry belongs to the trace that made the reservation.

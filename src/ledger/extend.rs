@@ -1,4 +1,5 @@
-//! Extend: more time to pay, never less, and never past the longest hold.
+//! Extend: more time to pay, never less, and never past the longest hold; a payment that has begun gets a grace beyond
+//! it, so that no one pays for what expires under their hands.
 
 use std::collections::BTreeMap;
 
@@ -15,6 +16,11 @@ use crate::domain::trace::TraceId;
 /// Longest hold, counted from creation, of a reservation without a sale, in ms.
 pub const HOLD_MAX_MS: i64 = 3_600_000;
 
+/// What a payment that has begun may take beyond the longest hold, in ms.
+pub const PAYMENT_GRACE_MS: i64 = 300_000;
+/// The reason that says so.
+pub const PAYMENT_STARTED: &str = "payment_started";
+
 /// A request for more time.
 #[derive(Clone, Debug)]
 pub struct ExtendAsk {
@@ -22,7 +28,7 @@ pub struct ExtendAsk {
     pub id: ReservationId,
     /// From now on, in ms.
     pub ttl_ms: i64,
-    /// Why; it goes to the log.
+    /// Why; it goes to the log. [`PAYMENT_STARTED`] gets the grace.
     pub reason: Option<String>,
     /// Of the request.
     pub trace: TraceId,
@@ -65,49 +71,58 @@ impl Ledger {
     async fn extend_once(&self, asks: &[ExtendAsk]) -> Result<Vec<ExtendAnswer>, LedgerError> {
         let mut tx = self.begin().await?;
         let mut rows = lock(&mut tx, asks.iter().map(|ask| ask.id)).await?;
-        let mut longest: BTreeMap<Uuid, i64> = BTreeMap::new();
+        let mut longest: BTreeMap<Uuid, Grown> = BTreeMap::new();
         for ask in asks {
-            let Some(row) = rows.get(&ask.id.0) else { continue };
-            if row.status()? == Status::Reserved && row.sale_state()? != Some(SaleState::Frozen) {
-                let ttl_ms = longest.entry(ask.id.0).or_default();
-                *ttl_ms = ask.ttl_ms.max(*ttl_ms);
+            let parts = rows.rows_of(ask.id.0);
+            let mut grown = Grown {
+                ttl_ms: ask.ttl_ms,
+                hold_max_ms: i64::MAX,
+                pays: ask.reason.as_deref() == Some(PAYMENT_STARTED),
+            };
+            let mut open = true;
+            for row in parts.iter().map(|part| rows.get(part)) {
+                open &= row.status()? == Status::Reserved && row.sale_state()? != Some(SaleState::Frozen);
+                grown.hold_max_ms = grown.hold_max_ms.min(row.hold_max_ms.unwrap_or(HOLD_MAX_MS));
+                grown.pays |= row.pinned_at.is_some();
+            }
+            for part in parts.into_iter().filter(|_| open) {
+                let of = longest.entry(part).or_insert(grown);
+                (of.ttl_ms, of.pays) = (of.ttl_ms.max(grown.ttl_ms), of.pays | grown.pays);
             }
         }
-        let locked = || longest.keys().map(|id| &rows[id]);
+        let locked = || longest.keys().map(|id| rows.get(id));
         let moved: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
             "-- extend.update: never earlier than with the stalls so far, never past the longest hold
-             UPDATE inventory_reservation r SET updated_at = now.at, stall_no = e.stalls, expires_at = greatest(e.due,
-                 least(now.at + e.ttl_ms * interval '1 ms', r.created_at + e.hold_max_ms * interval '1 ms'))
-             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::int8[], $4::int8[], $5::timestamptz[], $6::int8[])
-                  AS e(reservation_id, created_at, ttl_ms, hold_max_ms, due, stalls),
+             UPDATE inventory_reservation r SET updated_at = now.at, stall_no = e.stalls,
+                 pinned_at = coalesce(r.pinned_at, CASE WHEN e.grace_ms > 0 THEN now.at END),
+                 expires_at = greatest(e.due, least(now.at + e.ttl_ms * interval '1 ms',
+                     r.created_at + (e.hold_max_ms + e.grace_ms) * interval '1 ms'))
+             FROM UNNEST($1::uuid[], $2::timestamptz[], $3::int8[], $4::int8[], $5::timestamptz[], $6::int8[],
+                         $7::int8[])
+                  AS e(reservation_id, created_at, ttl_ms, hold_max_ms, due, stalls, grace_ms),
                   (SELECT clock_timestamp() AS at OFFSET 0) AS now
              WHERE r.reservation_id = e.reservation_id AND r.created_at = e.created_at
              RETURNING r.reservation_id, r.expires_at, r.updated_at",
         )
         .bind(longest.keys().copied().collect::<Vec<_>>())
         .bind(locked().map(|row| row.created_at).collect::<Vec<_>>())
-        .bind(longest.values().copied().collect::<Vec<_>>())
-        .bind(
-            locked()
-                .map(|row| row.hold_max_ms.unwrap_or(HOLD_MAX_MS))
-                .collect::<Vec<_>>(),
-        )
+        .bind(longest.values().map(|of| of.ttl_ms).collect::<Vec<_>>())
+        .bind(longest.values().map(|of| of.hold_max_ms).collect::<Vec<_>>())
         .bind(locked().map(|row| row.due).collect::<Vec<_>>())
         .bind(locked().map(|row| row.stalls).collect::<Vec<_>>())
+        .bind(longest.values().map(Grown::grace_ms).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await?;
         tx.commit().await?;
         for (id, expires_at, updated_at) in moved {
-            if let Some(row) = rows.get_mut(&id) {
-                (row.due, row.updated_at) = (expires_at, updated_at);
-            }
+            let row = rows.get_mut(&id);
+            (row.due, row.updated_at) = (expires_at, updated_at);
         }
         let answer = |ask: &ExtendAsk| {
-            let Some(row) = rows.get(&ask.id.0) else {
+            let Some(reservation) = rows.whole(ask.id.0)? else {
                 return Ok(ExtendAnswer::Unknown);
             };
-            let reservation = row.to_reservation()?;
-            if longest.contains_key(&ask.id.0) {
+            if rows.rows_of(ask.id.0).iter().any(|part| longest.contains_key(part)) {
                 log(ask, &reservation);
                 Ok(ExtendAnswer::Done(reservation))
             } else if reservation.status == Status::Reserved {
@@ -120,13 +135,30 @@ impl Ledger {
     }
 }
 
+/// More time for a row.
+#[derive(Clone, Copy)]
+struct Grown {
+    ttl_ms: i64,
+    /// Counted from creation; of a cart, its shortest.
+    hold_max_ms: i64,
+    /// Its payment has begun.
+    pays: bool,
+}
+
+impl Grown {
+    fn grace_ms(&self) -> i64 {
+        if self.pays { PAYMENT_GRACE_MS } else { 0 }
+    }
+}
+
 fn log(ask: &ExtendAsk, reservation: &Reservation) {
     tracing::info!(
         trace = %ask.trace,
         reservation = %ask.id,
         order = %reservation.order,
-        sku = %reservation.item.sku,
-        location = %reservation.item.location,
+        sku = reservation.lines.first().map(|line| line.item.sku.as_str()),
+        location = reservation.lines.first().map(|line| line.item.location.as_str()),
+        lines = reservation.lines.len(),
         expires_at = %reservation.expires_at,
         reason = ask.reason,
         operator = ask.operator,

@@ -10,6 +10,7 @@ pub mod apply;
 pub mod audit;
 pub mod balance;
 pub mod catalogue;
+mod claims;
 pub mod deployment;
 mod endings;
 mod error;
@@ -34,6 +35,7 @@ pub mod sale_patch;
 mod sale_row;
 mod snapshot;
 mod stall;
+mod take;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
@@ -44,11 +46,12 @@ pub use deployment::Deployment;
 pub use endings::{EndAnswer, EndAsk, GrantTicket};
 pub use error::LedgerError;
 pub use expiry::ExpireRun;
-pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS};
+pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_GRACE_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;
 pub use partition::Upkeep;
 pub use snapshot::BuyerPage;
 pub use stall::Beat;
+pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
 
 /// How to reach Postgres.
 #[derive(Clone, Debug)]

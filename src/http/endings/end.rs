@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
+use futures::future::join_all;
 use serde::Serialize;
 
 use crate::domain::key::{Fingerprint, KeyHash};
@@ -42,6 +43,9 @@ pub(super) struct EndedBody {
     /// `false`: the units are on their way and not yet usable.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) restocked: Option<bool>,
+    /// `true`: it had expired, and its units were taken anew.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rescued: Option<bool>,
 }
 
 /// What came of an ending that succeeded.
@@ -98,20 +102,23 @@ async fn try_end(
         key: caller.key.map(|key| (KeyHash::explicit(operation, &key), fingerprint)),
         trace: caller.trace.0,
         operator: caller.operator.0,
+        unless_in_cart: false,
     };
     loop {
         match gateway.calls.end.ask(ask.clone()).await? {
             EndAnswer::Done {
                 reservation,
                 payment_id,
-                ticket,
+                tickets,
                 replayed,
+                rescued,
             } => {
-                let restocked = restocked(gateway, ticket).await;
+                let restocked = restocked(gateway, &tickets).await;
                 let body = EndedBody {
                     reservation: reservation.into(),
                     payment_id,
                     restocked: (!restocked).then_some(false),
+                    rescued: rescued.then_some(true),
                 };
                 return Ok(Ended { body, replayed });
             }
@@ -137,26 +144,29 @@ async fn try_end(
 }
 
 /// Whether the units of an ending are usable again, within a second.
-async fn restocked(gateway: &Gateway, ticket: Option<GrantTicket>) -> bool {
-    let Some(GrantTicket { grant_id, lane }) = ticket else {
-        return true;
-    };
-    gateway.flash.nudge_grants(lane);
+pub(in crate::http) async fn restocked(gateway: &Gateway, tickets: &[GrantTicket]) -> bool {
+    let mut left: Vec<i64> = tickets.iter().map(|ticket| ticket.grant_id).collect();
+    for ticket in tickets {
+        gateway.flash.nudge_grants(ticket.lane);
+    }
     for step in RESTOCK_STEPS {
-        if gateway.flash.wait_delivered(grant_id, step).await {
+        let heard = join_all(left.iter().map(|grant| gateway.flash.wait_delivered(*grant, step))).await;
+        let mut heard = heard.into_iter();
+        left.retain(|_| heard.next() != Some(true));
+        if left.is_empty() {
             return true;
         }
         // Where the ledger can't be asked, the answer stays what is known: not yet.
         if gateway
             .ledger
-            .grants_left(&[grant_id])
+            .grants_left(&left)
             .await
             .is_ok_and(|left| left.is_empty())
         {
             return true;
         }
     }
-    false
+    left.is_empty()
 }
 
 /// Returns once the ledger has the reservation.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::answer::{Answered, Told};
 use super::request::Asked;
 use crate::domain::outcome::{Decision, Durability};
-use crate::domain::reservation::{Ack, Cause, Reservation, Status};
+use crate::domain::reservation::{Ack, Cause, Line, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::domain::sale::Sale;
 use crate::flash::{DurableWatch, Outcome};
@@ -40,8 +40,10 @@ pub(super) async fn settle(
                 id,
                 order: asked.order.clone(),
                 user: asked.user.clone(),
-                item: sale.item.clone(),
-                quantity: asked.quantity.into(),
+                lines: vec![Line {
+                    item: sale.item.clone(),
+                    quantity: asked.quantity.into(),
+                }],
                 status: Status::Reserved,
                 cause: None,
                 first: None,

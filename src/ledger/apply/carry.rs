@@ -11,7 +11,6 @@ use super::book::Books;
 use super::decide::{Facts, decide};
 use super::delivered::{delivered, subjects, take_rows};
 use super::held::Held;
-use super::keys::{Claimant, Keys};
 use super::subject::Subject;
 use super::trial::{POISON_MAX, Poison};
 use super::{Drift, Refused, quarantined, store};
@@ -20,6 +19,7 @@ use crate::domain::grant::Grant;
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation_id::IdKey;
 use crate::ledger::LedgerError;
+use crate::ledger::claims::{Claimant, Keys};
 use crate::ledger::grants::add_grants;
 
 /// An entry and how much of it counts.

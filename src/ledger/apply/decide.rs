@@ -12,7 +12,6 @@ use super::ask::{Ask, unreadable};
 use super::book::Books;
 use super::carry::{Part, Work};
 use super::held::Held;
-use super::keys::{Claimant, Keys};
 use super::subject::{Subject, lines};
 use super::{Drift, Refused};
 use crate::domain::entry::Body;
@@ -21,6 +20,7 @@ use crate::domain::outcome::Durability;
 use crate::domain::reservation::{Cause, Status};
 use crate::domain::reservation_id::{Place, ReservationId};
 use crate::ledger::LedgerError;
+use crate::ledger::claims::{Claimant, Keys};
 use crate::ledger::grants::NewGrant;
 
 /// What became of a reservation.

@@ -14,7 +14,6 @@ mod carry;
 mod decide;
 mod delivered;
 mod held;
-mod keys;
 mod quarantined;
 mod store;
 mod subject;

@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::keys::Claimant;
 use crate::domain::id::Item;
 use crate::domain::key::KeyHash;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
+use crate::ledger::claims::Claimant;
 use crate::ledger::sale_row::read_item;
 
 /// A reservation that a grant ends or takes anew.

@@ -7,7 +7,7 @@
 mod keys;
 mod record;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -15,7 +15,8 @@ use uuid::Uuid;
 pub(super) use record::{Ended, record};
 
 use self::keys::EndingKeys;
-use super::reservation::{ReservationRow, lock};
+use super::reservation::{Locked, lock};
+use super::take::rescue;
 use super::{Ledger, LedgerError};
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::lane::LaneNo;
@@ -39,6 +40,8 @@ pub struct EndAsk {
     pub trace: TraceId,
     /// Who asks, where a person does.
     pub operator: Option<String>,
+    /// Refused where it is a part of a cart: of somebody who holds it to make one.
+    pub unless_in_cart: bool,
 }
 
 /// A grant that carries the units of an ending back to their lane.
@@ -59,10 +62,12 @@ pub enum EndAnswer {
         reservation: Reservation,
         /// Of the commit that counted.
         payment_id: Option<String>,
-        /// The units are usable again once this is delivered; none: nothing is on its way.
-        ticket: Option<GrantTicket>,
+        /// The units are usable again once these are delivered; none: nothing is on its way.
+        tickets: Vec<GrantTicket>,
         /// The same was asked before.
         replayed: bool,
+        /// It had expired, and its units were taken anew.
+        rescued: bool,
     },
     /// Another ending came first, or the ledger had refused it.
     Refused(Reservation),
@@ -105,6 +110,8 @@ impl Ledger {
         let mut tx = self.begin().await?;
         let mut rows = lock(&mut tx, asks.iter().map(|ask| ask.id)).await?;
         let mut keys = EndingKeys::take(&mut tx, asks).await?;
+        let late = late(asks, &rows, &keys)?;
+        let rescued = rescue(&mut tx, &mut rows, late).await?;
         let mut ended = Vec::new();
         let mut verdicts = Vec::with_capacity(asks.len());
         for ask in asks {
@@ -119,8 +126,7 @@ impl Ledger {
         if !ended.is_empty() {
             let recorded = record(&mut tx, &ended).await?;
             for e in &ended {
-                let row = rows.get_mut(&e.row.reservation_id);
-                row.expect("what ended was locked").updated_at = recorded.updated_at;
+                rows.get_mut(&e.row.reservation_id).updated_at = recorded.updated_at;
             }
             tickets.extend(recorded.given.iter().map(|given| {
                 let (grant_id, lane) = (given.grant_id, given.lane);
@@ -131,49 +137,73 @@ impl Ledger {
         tickets.extend(before);
         tx.commit().await?;
         ended.iter().for_each(Ended::log);
-        let answer = |(ask, verdict): (&EndAsk, Verdict)| answer(verdict, rows.get(&ask.id.0), &tickets);
+        let answer = |(ask, verdict): (&EndAsk, Verdict)| answer(ask.id, verdict, &rows, &tickets, &rescued);
         asks.iter().zip(verdicts).map(answer).collect()
     }
 }
 
-fn decide(
-    ask: &EndAsk,
-    rows: &mut HashMap<Uuid, ReservationRow>,
-    keys: &EndingKeys,
-    ended: &mut Vec<Ended>,
-) -> Result<Verdict, LedgerError> {
+/// The reservations that somebody paid for after they had expired.
+fn late<'a>(asks: &'a [EndAsk], rows: &Locked, keys: &EndingKeys) -> Result<Vec<&'a EndAsk>, LedgerError> {
+    let mut late = Vec::new();
+    for ask in asks
+        .iter()
+        .filter(|ask| ask.ending == Ending::Commit && keys.owner(ask).is_none())
+    {
+        if rows
+            .whole(ask.id.0)?
+            .is_some_and(|found| found.status == Status::Expired)
+        {
+            late.push(ask);
+        }
+    }
+    Ok(late)
+}
+
+fn decide(ask: &EndAsk, rows: &mut Locked, keys: &EndingKeys, ended: &mut Vec<Ended>) -> Result<Verdict, LedgerError> {
     let owner = keys.owner(ask);
     if owner.is_some_and(|owner| !owner.made(ask)) {
         return Ok(Verdict::KeyReused);
     }
-    let Some(row) = rows.get_mut(&ask.id.0) else {
+    let parts = rows.rows_of(ask.id.0);
+    let Some(first) = parts.first().map(|part| rows.get(part)) else {
         return Ok(Verdict::Unknown);
     };
+    if ask.unless_in_cart && first.cart_id.is_some() {
+        return Ok(Verdict::Refused);
+    }
     if owner.is_some() {
         return Ok(Verdict::Done { replayed: true });
     }
-    match transition(row.status()?, ask.ending) {
-        Transition::Ends(Status::Committed) if row.sale_state()? == Some(SaleState::Frozen) => Ok(Verdict::Frozen),
-        Transition::Ends(status) => {
-            row.set_status(status);
-            if status == Status::Committed {
-                row.payment_id.clone_from(&ask.detail);
-            }
-            ended.push(Ended {
-                row: row.clone(),
-                status,
-                detail: ask.detail.clone(),
-                trace: ask.trace,
-                operator: ask.operator.clone(),
-            });
-            Ok(Verdict::Done { replayed: false })
-        }
+    let status = match transition(first.status()?, ask.ending) {
+        Transition::Ends(status) => status,
         // A release that finds it expired was not asked before.
-        Transition::Already(status) => Ok(Verdict::Done {
-            replayed: status != Status::Expired,
-        }),
-        Transition::Refused(_) => Ok(Verdict::Refused),
+        Transition::Already(status) => {
+            return Ok(Verdict::Done {
+                replayed: status != Status::Expired,
+            });
+        }
+        Transition::Refused(_) => return Ok(Verdict::Refused),
+    };
+    for part in &parts {
+        if status == Status::Committed && rows.get(part).sale_state()? == Some(SaleState::Frozen) {
+            return Ok(Verdict::Frozen);
+        }
     }
+    for part in &parts {
+        let row = rows.get_mut(part);
+        row.set_status(status);
+        if status == Status::Committed {
+            row.payment_id.clone_from(&ask.detail);
+        }
+        ended.push(Ended {
+            row: row.clone(),
+            status,
+            detail: ask.detail.clone(),
+            trace: ask.trace,
+            operator: ask.operator.clone(),
+        });
+    }
+    Ok(Verdict::Done { replayed: false })
 }
 
 /// The grants still on their way of reservations that had ended before: their repeated release waits for them too.
@@ -181,17 +211,18 @@ async fn outstanding(
     tx: &mut PgConnection,
     asks: &[EndAsk],
     verdicts: &[Verdict],
-    rows: &HashMap<Uuid, ReservationRow>,
+    rows: &Locked,
     fresh: &HashMap<Uuid, GrantTicket>,
 ) -> Result<Vec<(Uuid, GrantTicket)>, LedgerError> {
     let mut ids = Vec::new();
     let mut lanes = Vec::new();
     for (ask, verdict) in asks.iter().zip(verdicts) {
         let released = ask.ending == Ending::Release && matches!(verdict, Verdict::Done { .. });
-        let before = released && !fresh.contains_key(&ask.id.0);
-        if let Some(lane) = rows.get(&ask.id.0).and_then(|row| row.lane).filter(|_| before) {
-            ids.push(ask.id.0);
-            lanes.push(lane);
+        for part in rows.rows_of(ask.id.0).into_iter().filter(|_| released) {
+            if let Some(lane) = rows.get(&part).lane.filter(|_| !fresh.contains_key(&part)) {
+                ids.push(part);
+                lanes.push(lane);
+            }
         }
     }
     if ids.is_empty() {
@@ -215,24 +246,28 @@ async fn outstanding(
 }
 
 fn answer(
+    id: ReservationId,
     verdict: Verdict,
-    row: Option<&ReservationRow>,
+    rows: &Locked,
     tickets: &HashMap<Uuid, GrantTicket>,
+    rescued: &HashSet<Uuid>,
 ) -> Result<EndAnswer, LedgerError> {
-    let Some(row) = row else {
+    let Some(reservation) = rows.whole(id.0)? else {
         return Ok(match verdict {
             Verdict::KeyReused => EndAnswer::KeyReused,
             _ => EndAnswer::Unknown,
         });
     };
+    let parts = rows.rows_of(id.0);
     Ok(match verdict {
         Verdict::Done { replayed } => EndAnswer::Done {
-            reservation: row.to_reservation()?,
-            payment_id: row.payment_id.clone(),
-            ticket: tickets.get(&row.reservation_id).copied(),
+            payment_id: parts.first().and_then(|part| rows.get(part).payment_id.clone()),
+            tickets: parts.iter().filter_map(|part| tickets.get(part).copied()).collect(),
             replayed,
+            rescued: rescued.contains(&reservation.id.0) && reservation.status == Status::Committed,
+            reservation,
         },
-        Verdict::Refused => EndAnswer::Refused(row.to_reservation()?),
+        Verdict::Refused => EndAnswer::Refused(reservation),
         Verdict::Frozen => EndAnswer::Frozen,
         Verdict::KeyReused => EndAnswer::KeyReused,
         Verdict::Unknown => EndAnswer::Unknown,

@@ -199,9 +199,19 @@ async fn delete_keys(tx: &mut PgConnection, ended: &[Ended]) -> Result<(), Ledge
     let mut hashes = Vec::new();
     let mut subjects = Vec::new();
     for e in ended.iter().filter(|e| e.status != Status::Committed) {
+        let mut free = |hash: Uuid, subject: Uuid| {
+            hashes.push(hash);
+            subjects.push(subject);
+        };
         for location in [e.row.location_id.as_str(), ""] {
-            hashes.push(KeyHash::order_line(&e.row.order_id, &e.row.sku_id, location).to_uuid());
-            subjects.push(e.row.reservation_id);
+            let line = KeyHash::order_line(&e.row.order_id, &e.row.sku_id, location);
+            free(line.to_uuid(), e.row.reservation_id);
+        }
+        if !e.row.explicit_key {
+            free(e.row.key_hash, e.row.reservation_id);
+        }
+        if let Some(cart) = e.row.cart_id {
+            free(KeyHash::cart(&e.row.order_id).to_uuid(), cart);
         }
     }
     if hashes.is_empty() {

@@ -201,7 +201,7 @@ async fn a_replay_takes_the_units_anew_under_the_old_id() {
     desk.deliver(&mut lane).await; // the end of the refused one, then the taking
     assert_eq!(desk.status(id).await, "RESERVED");
     let reservation = desk.ledger.reservation(id).await.expect("reads").expect("is there");
-    assert_eq!((reservation.order.as_str(), reservation.quantity), ("evil", 2));
+    assert_eq!((reservation.order.as_str(), reservation.lines[0].quantity), ("evil", 2));
     let left = reservation.expires_at.0 - desk.ledger.now().await.expect("a time").0;
     assert!((890_000..=900_000).contains(&left), "{left}");
     let case = &desk.ledger.quarantined(None, 1).await.expect("reads")[0];

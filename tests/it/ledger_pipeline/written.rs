@@ -32,7 +32,10 @@ async fn a_batch_becomes_durable_once() {
     assert_eq!(desk.counter(&sale, &lane).await, 4);
     assert_eq!(desk.status(id_a).await, "RESERVED");
     let b = desk.ledger.reservation(id_b).await.expect("reads").expect("is there");
-    assert_eq!((b.order.as_str(), b.quantity, b.created_at), ("b", 1, lane.road.time));
+    assert_eq!(
+        (b.order.as_str(), b.lines[0].quantity, b.created_at),
+        ("b", 1, lane.road.time)
+    );
     assert_eq!(b.expires_at, lane.road.time.plus_ms(900_000));
     let reserved =
         "SELECT count(*) FROM inventory_event WHERE event_type = 'inventory_reserved' AND quantity_delta < 0";

@@ -181,6 +181,7 @@ pub(crate) fn commit(id: ReservationId, payment: &str) -> EndAsk {
         key: None,
         trace: TraceId([5; 16]),
         operator: None,
+        unless_in_cart: false,
     }
 }
 

@@ -165,6 +165,7 @@ impl Fair {
             key: None,
             trace: TraceId([6; 16]),
             operator: None,
+            unless_in_cart: false,
         };
         let answer = self.desk.end(ask).await;
         assert!(matches!(answer, EndAnswer::Done { .. }), "{answer:?}");

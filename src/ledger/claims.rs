@@ -166,7 +166,7 @@ impl Keys {
             return Ok(());
         }
         sqlx::query(
-            "-- apply.free_keys
+            "-- key.free
              DELETE FROM inventory_key k USING UNNEST($1::uuid[], $2::uuid[]) AS g(key_hash, subject_id)
              WHERE k.key_hash = g.key_hash AND k.subject_id = g.subject_id",
         )
@@ -185,7 +185,7 @@ impl Keys {
 /// Returns how many rows are new.
 async fn insert(tx: &mut PgConnection, claims: &[(KeyHash, Owner)]) -> Result<usize, LedgerError> {
     let done = sqlx::query(
-        "-- apply.claim_keys: the arrays are sorted by hash
+        "-- key.claim_all: the arrays are sorted by hash
          INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
          SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::int8[], $4::bool[])
          ON CONFLICT (key_hash) DO NOTHING",

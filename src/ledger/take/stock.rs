@@ -1,0 +1,89 @@
+//! The balances of a batch, under lock, and whether a sale serves their items.
+
+use std::collections::{BTreeSet, HashMap};
+
+use chrono::{DateTime, Utc};
+use sqlx::PgConnection;
+
+use crate::domain::id::Item;
+use crate::ledger::LedgerError;
+use crate::ledger::sale_row::read_item;
+
+#[derive(sqlx::FromRow)]
+struct StockRow {
+    sku_id: String,
+    location_id: String,
+    available: i64,
+    on_sale: bool,
+}
+
+struct Stock {
+    available: i64,
+    on_sale: bool,
+}
+
+/// What is free of each item, less what this batch has taken.
+pub(super) struct Stocks(HashMap<Item, Stock>);
+
+impl Stocks {
+    /// Locks the balances of these items.
+    pub(super) async fn lock<'a>(
+        tx: &mut PgConnection,
+        items: impl Iterator<Item = &'a Item>,
+    ) -> Result<Self, LedgerError> {
+        let items: BTreeSet<&Item> = items.collect();
+        if items.is_empty() {
+            return Ok(Stocks(HashMap::new()));
+        }
+        let rows: Vec<StockRow> = sqlx::query_as(
+            "-- take.lock: in key order. A sale that starts at this moment has set its units aside before; of an item's
+             -- sales only the newest may be open
+             SELECT b.sku_id, b.location_id,
+                 b.on_hand - b.reserved - b.unavailable - b.escrowed - b.safety_stock AS available,
+                 coalesce((SELECT s.state IN ('scheduled', 'live', 'paused', 'frozen') FROM sale s
+                           WHERE s.sku_id = b.sku_id AND s.location_id = b.location_id
+                           ORDER BY s.sale_no DESC LIMIT 1), false) AS on_sale
+             FROM inventory_balance b
+             JOIN UNNEST($1::text[], $2::text[]) AS want(sku_id, location_id) USING (sku_id, location_id)
+             ORDER BY b.sku_id COLLATE \"C\", b.location_id COLLATE \"C\" FOR NO KEY UPDATE OF b",
+        )
+        .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
+        .fetch_all(tx)
+        .await?;
+        let stock = |row: StockRow| {
+            let item = read_item(&row.sku_id, &row.location_id)?;
+            let (available, on_sale) = (row.available, row.on_sale);
+            Ok((item, Stock { available, on_sale }))
+        };
+        rows.into_iter()
+            .map(stock)
+            .collect::<Result<_, LedgerError>>()
+            .map(Stocks)
+    }
+
+    /// Whether its sale is scheduled, live, paused or frozen.
+    pub(super) fn is_on_sale(&self, item: &Item) -> bool {
+        self.0.get(item).is_some_and(|stock| stock.on_sale)
+    }
+
+    /// Below 0 where safety stock is not there; an item that never had a balance has nothing.
+    pub(super) fn available(&self, item: &Item) -> i64 {
+        self.0.get(item).map_or(0, |stock| stock.available)
+    }
+
+    pub(super) fn take(&mut self, item: &Item, units: i64) {
+        if let Some(stock) = self.0.get_mut(item) {
+            stock.available -= units;
+        }
+    }
+}
+
+/// The time of what this transaction writes: read when everything is locked.
+pub(super) async fn read_clock(tx: &mut PgConnection) -> Result<DateTime<Utc>, LedgerError> {
+    Ok(
+        sqlx::query_scalar("-- take.now\nSELECT date_trunc('milliseconds', clock_timestamp())")
+            .fetch_one(tx)
+            .await?,
+    )
+}
