@@ -25,6 +25,8 @@ pub enum Kind {
     ReservationEvents,
     /// Events of a reservation that is not there.
     EventWithoutReservation,
+    /// A cart's parts are not all there, or do not stand alike.
+    Cart,
     /// What is set aside for an item is not what its sales have in counters, on the way and recalled.
     Escrow,
     /// A sale's units are not its allocation.
@@ -68,6 +70,7 @@ impl Kind {
             Kind::ReservationWithoutEvent => "reservation_without_event",
             Kind::ReservationEvents => "reservation_events",
             Kind::EventWithoutReservation => "event_without_reservation",
+            Kind::Cart => "cart",
             Kind::Escrow => "escrow",
             Kind::Allocation => "allocation",
             Kind::Tally => "tally",

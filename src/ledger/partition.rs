@@ -194,6 +194,10 @@ async fn purge_keys(connection: &mut PgConnection, before: DateTime<Utc>) -> Res
                                  AND (r.status = 'RESERVED' OR r.updated_at >= $1))
                  AND NOT EXISTS (SELECT FROM inventory_reservation_cold r WHERE r.reservation_id = k.subject_id
                                  AND r.updated_at >= $1)
+                 AND NOT EXISTS (SELECT FROM inventory_reservation r WHERE r.cart_id = k.subject_id
+                                 AND (r.status = 'RESERVED' OR r.updated_at >= $1))
+                 AND NOT EXISTS (SELECT FROM inventory_reservation_cold r WHERE r.cart_id = k.subject_id
+                                 AND r.updated_at >= $1)
              LIMIT $2 FOR UPDATE SKIP LOCKED))",
     )
     .bind(before)

@@ -23,6 +23,7 @@ mod ledger_catalogue;
 mod ledger_endings;
 mod ledger_expiry;
 mod ledger_pipeline;
+mod ledger_take;
 mod ledger_upkeep;
 mod sale_life;
 mod story_bad_input;

@@ -69,13 +69,18 @@ impl Missing {
 async fn left(tx: &mut PgConnection) -> Result<Vec<Left>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.keys_left: derived keys of reservations that ended otherwise than by a commit, or are not there;
-         -- adjustments have derived keys too
+         -- carts and adjustments have derived keys too
          SELECT k.subject_id, min(sku_id) AS sku_id, min(location_id) AS location_id, min(status::text) AS status,
              count(*) AS rows
          FROM inventory_key k
          LEFT JOIN (SELECT reservation_id, sku_id, location_id, status FROM inventory_reservation
                     UNION ALL
-                    SELECT reservation_id, sku_id, location_id, status FROM inventory_reservation_cold) r
+                    SELECT reservation_id, sku_id, location_id, status FROM inventory_reservation_cold
+                    UNION ALL
+                    SELECT cart_id, sku_id, location_id, status FROM inventory_reservation WHERE cart_id IS NOT NULL
+                    UNION ALL
+                    SELECT cart_id, sku_id, location_id, status FROM inventory_reservation_cold
+                    WHERE cart_id IS NOT NULL) r
              ON r.reservation_id = k.subject_id
          WHERE k.derived AND coalesce(status NOT IN ('RESERVED', 'COMMITTED'), true)
            AND NOT EXISTS (SELECT 1 FROM adjustment a WHERE a.adjustment_id = k.subject_id)

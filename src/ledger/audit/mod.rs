@@ -6,6 +6,7 @@
 
 mod balances;
 mod buyers;
+mod carts;
 mod foothold;
 mod keys;
 mod lanes;
@@ -66,6 +67,7 @@ impl Ledger {
         };
         balances::check(&mut tx, &mut audit).await?;
         reservations::check(&mut tx, &mut audit).await?;
+        carts::check(&mut tx, &mut audit).await?;
         sales::check(&mut tx, &mut audit).await?;
         keys::check(&mut tx, &mut audit).await?;
         lanes::check(&mut tx, &mut audit).await?;
