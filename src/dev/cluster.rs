@@ -105,7 +105,7 @@ impl Cluster {
         // The lines that pg_ctl reads: the first is the pid, the eighth the state.
         let mut lines = text.lines().map(str::trim);
         let pid = lines.next()?.parse().ok()?;
-        Some((pid, lines.nth(6) == Some("ready")))
+        Some((pid, matches!(lines.nth(6), Some("ready" | "standby"))))
     }
 
     /// Where [`Cluster::lock`] reads.
