@@ -86,6 +86,12 @@ metrics_table! {
         "Stock adjustments, by `reason`.";
     RECONCILIATION_MISMATCHES = "flashgate_reconciliation_mismatches_total", Kind::Counter, Count,
         "Differences that the reconciler found, by `kind`.";
+    READS = "flashgate_reads_total", Kind::Counter, Count,
+        "Reads of stock, by where they were answered from (`source`: `memory`, `snapshot`, `ledger`).";
+    READ_MODEL_AGE_SECONDS = "flashgate_read_model_age_seconds", Kind::Gauge, Seconds,
+        "How far the snapshot is behind the ledger; from 2 s on pages are read from the ledger.";
+    LOW_STOCK_ALERTS = "flashgate_low_stock_alerts_total", Kind::Counter, Count,
+        "SKUs whose available units came down to their threshold, each time they did.";
 
     QUEUE_DEPTH = "flashgate_queue_depth", Kind::Gauge, Count,
         "Reservations not yet in the ledger, by `lane`.";

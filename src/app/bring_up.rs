@@ -82,6 +82,7 @@ fn roles(roles: &[Role]) -> Roles {
         writer: roles.contains(&Role::Writer),
         granter: roles.contains(&Role::Granter),
         expiry: roles.contains(&Role::Expiry),
+        relay: roles.contains(&Role::Relay),
         reconcile: roles.contains(&Role::Reconcile),
     }
 }

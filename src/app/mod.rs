@@ -60,7 +60,12 @@ impl Settings {
     /// `Setting`, naming the one that can't be read.
     pub fn check(&self) -> Result<(), AppError> {
         let wrong = |name: &'static str, error: &dyn std::error::Error| AppError::Setting(name, error.to_string());
-        Ledger::new(&self.ledger).map_err(|error| wrong("--database-url", &error))?;
+        let primary = ledger::Settings {
+            read_url: None,
+            ..self.ledger.clone()
+        };
+        Ledger::new(&primary).map_err(|error| wrong("--database-url", &error))?;
+        Ledger::new(&self.ledger).map_err(|error| wrong("--read-database-url", &error))?;
         self.flash.check().map_err(|error| wrong("--redis-url", &error))
     }
 }
@@ -139,7 +144,10 @@ async fn run_serve(command: Serve, stop: CancellationToken) -> Result<(), AppErr
     let process = command.process;
     let settings = Settings {
         roles: command.roles,
-        ledger: process.ledger(&command.database_url),
+        ledger: ledger::Settings {
+            read_url: command.read_database_url,
+            ..process.ledger(&command.database_url)
+        },
         flash: process.flash(&command.redis_url),
         http: process.http,
         admission: process.admission,

@@ -5,11 +5,11 @@
 //! arguments' names with `_`. What is wrong is told before anything is started, and names the setting.
 
 mod file;
+mod servers;
 
 use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
@@ -84,6 +84,15 @@ pub struct Serve {
     /// Where Postgres is
     #[arg(long, env = "FLASHGATE_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: String,
+
+    /// Where a replica of Postgres is, for reads that may be some seconds old; without it the primary serves them
+    #[arg(
+        long,
+        env = "FLASHGATE_READ_DATABASE_URL",
+        hide_env_values = true,
+        value_name = "URL"
+    )]
+    pub read_database_url: Option<String>,
 
     /// What this process does
     #[arg(long, env = "FLASHGATE_ROLES", value_name = "ROLES", value_delimiter = ',', value_enum,
@@ -182,7 +191,7 @@ pub enum Role {
     Granter,
     /// Ends what was not committed in time.
     Expiry,
-    /// Tells others about events.
+    /// Carries the ledger to the read model.
     Relay,
     /// Compares what should agree.
     Reconcile,
@@ -221,90 +230,23 @@ pub struct Process {
     pub admission: admission::Settings,
 
     #[command(flatten)]
-    postgres: Postgres,
+    postgres: servers::Postgres,
 
     #[command(flatten)]
-    redis: Redis,
-}
-
-#[derive(Clone, Debug, Args)]
-#[group(skip)]
-struct Postgres {
-    /// Most connections to Postgres
-    #[arg(long, env = "FLASHGATE_POSTGRES_CONNECTIONS", value_name = "COUNT", default_value_t = 24,
-          value_parser = clap::value_parser!(u32).range(4..=1_000))]
-    postgres_connections: u32,
-
-    /// Longest wait for a connection to Postgres
-    #[arg(long, env = "FLASHGATE_POSTGRES_ACQUIRE_MS", value_name = "MS", default_value_t = 2_000,
-          value_parser = clap::value_parser!(u64).range(1..=60_000))]
-    postgres_acquire_ms: u64,
-
-    /// Longest time of one statement
-    #[arg(long, env = "FLASHGATE_POSTGRES_STATEMENT_MS", value_name = "MS", default_value_t = 30_000,
-          value_parser = clap::value_parser!(u64).range(100..=600_000))]
-    postgres_statement_ms: u64,
-}
-
-#[derive(Clone, Debug, Args)]
-#[group(skip)]
-struct Redis {
-    /// Longest time of one command to Redis
-    #[arg(long, env = "FLASHGATE_REDIS_COMMAND_MS", value_name = "MS", default_value_t = 1_000,
-          value_parser = clap::value_parser!(u64).range(10..=60_000))]
-    redis_command_ms: u64,
-
-    /// Most requests that one script call decides
-    #[arg(long, env = "FLASHGATE_BATCH_MAX", value_name = "COUNT", default_value_t = 128,
-          value_parser = clap::value_parser!(u32).range(1..=128))]
-    batch_max: u32,
-
-    /// Most script calls in flight per lane
-    #[arg(long, env = "FLASHGATE_CALLS_MAX", value_name = "COUNT", default_value_t = 1,
-          value_parser = clap::value_parser!(u32).range(1..=128))]
-    calls_max: u32,
-
-    /// Most requests that wait for a lane's next script call
-    #[arg(long, env = "FLASHGATE_WAITING_MAX", value_name = "COUNT", default_value_t = 8_192,
-          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    waiting_max: u32,
-
-    /// Most reservations of a lane that may wait for the ledger
-    #[arg(long, env = "FLASHGATE_QUEUE_MAX", value_name = "COUNT", default_value_t = 500_000,
-          value_parser = clap::value_parser!(u64).range(128..=100_000_000))]
-    queue_max: u64,
-
-    /// Longest time a request waits for units from a sale's other buckets
-    #[arg(long, env = "FLASHGATE_DRY_WAIT_MS", value_name = "MS", default_value_t = 2_000,
-          value_parser = clap::value_parser!(u64).range(1..=30_000))]
-    dry_wait_ms: u64,
+    redis: servers::Redis,
 }
 
 impl Process {
     /// How to reach Postgres at `url`.
     #[must_use]
     pub fn ledger(&self, url: &str) -> ledger::Settings {
-        ledger::Settings {
-            connections_max: self.postgres.postgres_connections,
-            acquire_timeout: Duration::from_millis(self.postgres.postgres_acquire_ms),
-            statement_timeout: Duration::from_millis(self.postgres.postgres_statement_ms),
-            ..ledger::Settings::new(url)
-        }
+        self.postgres.settings(url)
     }
 
     /// How to use Redis at `url`.
     #[must_use]
     pub fn flash(&self, url: &str) -> flash::Settings {
-        let count = |n: u32| usize::try_from(n).expect("32 bits fit");
-        flash::Settings {
-            batch_max: count(self.redis.batch_max),
-            calls_max: count(self.redis.calls_max),
-            waiting_max: count(self.redis.waiting_max),
-            queue_max: self.redis.queue_max,
-            command_timeout: Duration::from_millis(self.redis.redis_command_ms),
-            dry_wait: Duration::from_millis(self.redis.dry_wait_ms),
-            ..flash::Settings::new(url)
-        }
+        self.redis.settings(url)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -326,6 +268,9 @@ impl Command {
             Command::Serve(serve) => {
                 one_of("--redis-url", &serve.redis_url, &REDIS_SCHEMES)?;
                 one_of("--database-url", &serve.database_url, &DATABASE_SCHEMES)?;
+                if let Some(url) = &serve.read_database_url {
+                    one_of("--read-database-url", url, &DATABASE_SCHEMES)?;
+                }
                 if serve.roles.is_empty() {
                     return Err("--roles must name at least one role".to_owned());
                 }

@@ -2,10 +2,12 @@
 //!
 //! Past [`Settings::in_flight_max`] requests at a time, new ones get `OVERLOADED`; the last
 //! [`Settings::in_flight_reserved`] places are for endings alone, so that beginnings are shed first. Rates are
-//! `super::edge`'s.
+//! `super::edge`'s, but for that of reads while Redis is away, which `super::reads` asks for here.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::Method;
@@ -14,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::code::Code;
 use super::edge::{Edge, Limits};
+use super::limit::Limit;
 use super::problem::Problem;
 use crate::metric;
 
@@ -51,6 +54,15 @@ pub struct Settings {
     #[arg(long, env = "FLASHGATE_GLOBAL_BURST", value_name = "COUNT", default_value_t = 0)]
     pub global_burst: u32,
 
+    /// Most reads per second while Redis is away; more answer READS_LIMITED; 0: no limit
+    #[arg(
+        long,
+        env = "FLASHGATE_READS_RATE",
+        value_name = "PER_SECOND",
+        default_value_t = 5_000
+    )]
+    pub reads_rate: u32,
+
     /// Proxies of ours in front: the client is the entry of X-Forwarded-For that the outermost of them wrote
     #[arg(long, env = "FLASHGATE_PROXIES", value_name = "COUNT", default_value_t = 0)]
     pub proxies: u8,
@@ -85,6 +97,7 @@ pub struct Admission {
     in_flight_max: usize,
     for_beginnings: usize,
     limits: Option<Arc<Limits>>,
+    reads: Option<Limit>,
 }
 
 impl Admission {
@@ -97,6 +110,7 @@ impl Admission {
             in_flight_max: places(settings.in_flight_max),
             for_beginnings: places(settings.in_flight_max.saturating_sub(settings.in_flight_reserved)),
             limits: Limits::new(settings).map(Arc::new),
+            reads: Limit::new("reads", settings.reads_rate, 0),
         }
     }
 
@@ -107,6 +121,17 @@ impl Admission {
         }
         let in_flight = u32::try_from(self.in_flight.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         metrics::gauge!(metric::HTTP_IN_FLIGHT).set(in_flight);
+    }
+
+    /// How many reads per second are let in while Redis is away; 0: all.
+    pub(super) fn reads_rate(&self) -> u32 {
+        self.reads.as_ref().map_or(0, Limit::rate)
+    }
+
+    /// Counts one of them; where it is refused, how long until one fits.
+    pub(super) fn reads_wait(&self) -> Option<Duration> {
+        // One limit for all: it protects Postgres, not clients from one another.
+        self.reads.as_ref()?.judge(Ipv4Addr::UNSPECIFIED.into()).wait
     }
 
     fn enter(self: &Arc<Self>, class: Class) -> Option<Place> {
@@ -170,6 +195,7 @@ mod tests {
             client_burst: 0,
             global_rate: 0,
             global_burst: 0,
+            reads_rate: 0,
             proxies: 0,
         }
     }

@@ -33,6 +33,7 @@ struct Alive {
 
 /// What the process can do.
 #[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
 struct Readiness {
     /// Whether to send requests here.
     ready: bool,
@@ -42,6 +43,9 @@ struct Readiness {
     lanes: Lanes,
     /// Whether lanes are being rebuilt from the ledger.
     recovering: bool,
+    /// How many reads per second are served while live stock is away; not there while it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reads_per_second_max: Option<u32>,
 }
 
 /// How each dependency stands.
@@ -93,6 +97,8 @@ async fn readyz(State(gateway): State<Arc<Gateway>>) -> Response {
             closed: state.lanes_closed,
         },
         recovering: state.recovering,
+        reads_per_second_max: Some(gateway.admission.reads_rate())
+            .filter(|rate| *rate > 0 && super::reads::is_degraded(&gateway)),
     };
     (status, Json(readiness)).into_response()
 }

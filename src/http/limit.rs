@@ -65,6 +65,11 @@ impl Limit {
         })
     }
 
+    /// Requests per second.
+    pub(super) fn rate(&self) -> u32 {
+        self.rate
+    }
+
     /// Counts one request of this address, unless it is refused.
     pub(super) fn judge(&self, address: IpAddr) -> Verdict {
         let (wait, remaining) = match self.limiter.check_key(&self.who(address)) {

@@ -48,6 +48,7 @@ use self::admission::Admission;
 use self::batch::LedgerCalls;
 use self::code::Code;
 use self::problem::Problem;
+use self::reads::Reads;
 use self::reserve::Routes;
 use crate::flash::Flash;
 use crate::health::Health;
@@ -64,6 +65,8 @@ pub struct Gateway {
     pub flash: LateFlash,
     /// Which sale an item has.
     routes: Arc<Routes>,
+    /// What pages read.
+    reads: Reads,
     /// What this process can do right now.
     pub health: Arc<Health>,
     /// Bounds of what is let in.
@@ -80,6 +83,7 @@ impl Gateway {
     pub fn new(ledger: Ledger, admission: Arc<Admission>, metrics: PrometheusHandle, random: trace::Random) -> Self {
         Gateway {
             calls: LedgerCalls::start(&ledger),
+            reads: Reads::start(&ledger),
             ledger,
             flash: LateFlash::default(),
             routes: Arc::default(),
@@ -210,6 +214,7 @@ mod tests {
         client_burst: 0,
         global_rate: 0,
         global_burst: 0,
+        reads_rate: 0,
         proxies: 0,
     };
 

@@ -3,7 +3,8 @@
 //! The only user of sqlx. Every change of a balance goes through [`post`], which writes the event beside it; every
 //! statement opens with its own name. Locks are taken in one order, so that nothing deadlocks but by accident, and
 //! what does is retried: lane → sale → sale_bucket → inventory_reservation → inventory_key → inventory_balance →
-//! inventory_event → sale_tally → lane_grant, rows of one table sorted by their key.
+//! inventory_event → sale_tally → lane_grant, rows of one table sorted by their key. The snapshot and the alerts are
+//! written by one transaction at a time, which locks nothing else (an advisory lock says whose turn it is).
 
 pub mod adjust;
 pub mod apply;
@@ -23,6 +24,7 @@ pub mod once;
 mod partition;
 pub mod post;
 pub mod quarantine;
+pub mod read_model;
 pub mod recall;
 pub mod recovery;
 mod reservation;
@@ -53,13 +55,19 @@ pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
 
+use read_model::ReadPools;
+
 /// How to reach Postgres.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// `postgres://…`; a Unix socket where Postgres is local.
     pub url: String,
-    /// Most connections of this process.
+    /// A replica of it, for reads that may be some seconds old.
+    pub read_url: Option<String>,
+    /// Most connections of this process, reads of pages aside.
     pub connections_max: u32,
+    /// Most connections for these reads, to each of the two.
+    pub read_connections_max: u32,
     /// Longest wait for a free connection, and for a new one.
     pub acquire_timeout: Duration,
     /// Longest time a statement may take.
@@ -72,39 +80,37 @@ impl Settings {
     pub fn new(url: &str) -> Self {
         Settings {
             url: url.to_owned(),
+            read_url: None,
             connections_max: 24,
+            read_connections_max: 4,
             acquire_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// The ledger. Clones share one pool.
+/// The ledger. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     pool: PgPool,
+    reads: ReadPools,
 }
 
 impl Ledger {
     /// A ledger at this address; it connects when it is first asked something.
     ///
     /// # Errors
-    /// The address can't be read.
+    /// An address can't be read.
     pub fn new(settings: &Settings) -> Result<Self, LedgerError> {
-        let timeout_ms = settings.statement_timeout.as_millis().to_string();
-        let options = PgConnectOptions::from_str(&settings.url)?
-            .application_name("flashgate")
-            .options([
-                ("statement_timeout", timeout_ms.as_str()),
-                // One stuck transaction would hold back the oldest snapshot of the whole cluster.
-                ("idle_in_transaction_session_timeout", "10000"),
-                ("timezone", "UTC"),
-            ]);
-        let pool = PgPoolOptions::new()
-            .max_connections(settings.connections_max)
-            .acquire_timeout(settings.acquire_timeout)
-            .connect_lazy_with(options);
-        Ok(Ledger { pool })
+        let read_only = [("default_transaction_read_only", "on")];
+        let reads = |url: &str| connect(settings, url, settings.read_connections_max, &read_only);
+        Ok(Ledger {
+            pool: connect(settings, &settings.url, settings.connections_max, &[])?,
+            reads: ReadPools::new(
+                reads(&settings.url)?,
+                settings.read_url.as_deref().map(reads).transpose()?,
+            ),
+        })
     }
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
@@ -113,6 +119,24 @@ impl Ledger {
 
     /// Gives back all connections; later calls fail.
     pub async fn close(&self) {
+        self.reads.close().await;
         self.pool.close().await;
     }
+}
+
+fn connect(settings: &Settings, url: &str, connections_max: u32, more: &[(&str, &str)]) -> Result<PgPool, LedgerError> {
+    let timeout_ms = settings.statement_timeout.as_millis().to_string();
+    let options = PgConnectOptions::from_str(url)?
+        .application_name("flashgate")
+        .options([
+            ("statement_timeout", timeout_ms.as_str()),
+            // One stuck transaction would hold back the oldest snapshot of the whole cluster.
+            ("idle_in_transaction_session_timeout", "10000"),
+            ("timezone", "UTC"),
+        ])
+        .options(more.iter().copied());
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(settings.acquire_timeout)
+        .connect_lazy_with(options))
 }

@@ -8,6 +8,7 @@ pub mod granter;
 pub mod mover;
 mod owner;
 pub mod pulse;
+pub mod read_model;
 pub mod reconcile;
 pub mod recovery;
 pub mod sales;
@@ -37,6 +38,8 @@ pub struct Roles {
     pub granter: bool,
     /// Expires reservations.
     pub expiry: bool,
+    /// Carries the ledger to the read model.
+    pub relay: bool,
     /// Keeps partitions and keys, and compares the halves.
     pub reconcile: bool,
 }
@@ -77,6 +80,9 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     }
     if roles.expiry {
         tasks.spawn(expiry::run(context.clone()));
+    }
+    if roles.relay {
+        tasks.spawn(read_model::run(context.clone()));
     }
     if roles.reconcile {
         tasks.spawn(upkeep::run(context.clone()));

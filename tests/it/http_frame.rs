@@ -213,6 +213,7 @@ fn open() -> admission::Settings {
         client_burst: 0,
         global_rate: 0,
         global_burst: 0,
+        reads_rate: 0,
         proxies: 0,
     }
 }
@@ -341,6 +342,7 @@ async fn the_limit_of_all_leaves_endings_alone() {
     let served = gateway(&admission::Settings {
         global_rate: 1,
         global_burst: 1,
+        reads_rate: 0,
         ..open()
     })
     .await;

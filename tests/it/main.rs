@@ -25,6 +25,7 @@ mod ledger_expiry;
 mod ledger_pipeline;
 mod ledger_take;
 mod ledger_upkeep;
+mod reads;
 mod sale_life;
 mod story_bad_input;
 mod story_expiry;

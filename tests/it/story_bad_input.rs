@@ -26,7 +26,7 @@ pub(crate) async fn everything(door: &Door) -> Value {
             .fetch_one(&door.pool)
             .await
             .expect("Postgres answers");
-    let stock = door.get("/api/inventory?skuId=a").await.expect(200);
+    let stock = door.get("/api/inventory?skuId=a&consistency=strong").await.expect(200);
     json!({"sale": door.sale("a").await, "seqs": seqs, "events": events, "keys": keys, "onHand": stock["onHand"]})
 }
 

@@ -1,61 +1,46 @@
-//! Stock, read: what lies where, and what of it a shopper may have.
+//! Stock: what lies where, and what of it a shopper may have.
 //!
-//! Answers come from the ledger and say so; `available` counts units set aside for a sale until they are reserved.
+//! `available` counts units set aside for a sale until they are reserved.
 
 use std::sync::Arc;
 
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
-use utoipa_axum::router::OpenApiRouter;
-use utoipa_axum::routes;
 
-use super::Gateway;
-use super::author::{unknown_location, unknown_sku};
-use super::json::Json;
-use super::params::{Path, Query};
-use super::problem::Problem;
+use super::{Consistency, LetIn};
 use crate::domain::balance::Balance;
 use crate::domain::id::{LocationId, Sku};
 use crate::domain::time::Millis;
-use crate::ledger::balance::Stock;
-
-/// The public listener's paths.
-pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
-    OpenApiRouter::new().routes(routes!(get_stock)).routes(routes!(get_sku))
-}
+use crate::http::Gateway;
+use crate::http::author::{unknown_location, unknown_sku};
+use crate::http::json::Json;
+use crate::http::params::{Path, Query};
+use crate::http::problem::Problem;
+use crate::ledger::read_model::stock::StockAt;
 
 /// Which stock.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
-struct Wanted {
+pub(super) struct Wanted {
     #[param(value_type = String)]
     sku_id: Sku,
     /// Not sent: totals, and each location.
     #[param(value_type = Option<String>)]
     location_id: Option<LocationId>,
     /// `strong`: from the ledger.
-    #[serde(rename = "consistency")]
     #[param(inline)]
-    _consistency: Option<Consistency>,
+    consistency: Option<Consistency>,
 }
 
+/// How fresh.
 #[derive(Debug, Deserialize, utoipa::IntoParams)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 #[into_params(parameter_in = Query)]
-struct WantedInShort {
+pub(super) struct Freshness {
     /// `strong`: from the ledger.
-    #[serde(rename = "consistency")]
     #[param(inline)]
-    _consistency: Option<Consistency>,
-}
-
-/// How fresh an answer has to be.
-#[derive(Clone, Copy, Debug, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-enum Consistency {
-    /// The ledger's.
-    Strong,
+    consistency: Option<Consistency>,
 }
 
 /// Units.
@@ -93,7 +78,7 @@ struct AtLocation {
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Stock)]
-struct StockBody {
+pub(super) struct StockBody {
     sku_id: String,
     /// Where one was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -106,20 +91,26 @@ struct StockBody {
     /// When it was so.
     #[schema(value_type = String, format = DateTime)]
     as_of: Millis,
-    /// `ledger`.
+    /// `snapshot` or `ledger`.
     source: &'static str,
+    /// `true` while live stock is away and reads are limited.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    degraded: bool,
 }
 
 /// Stock of a SKU in short, over all locations.
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct SkuStockBody {
+pub(super) struct SkuStockBody {
     sku_id: String,
     available: i64,
     reserved: i64,
     sold: i64,
     #[schema(value_type = String, format = DateTime)]
     updated_at: Millis,
+    /// `true` while live stock is away and reads are limited.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    degraded: bool,
 }
 
 impl From<Balance> for Units {
@@ -138,8 +129,8 @@ impl From<Balance> for Units {
 }
 
 /// The sum over locations: what one lacks in safety stock, another can't make up for.
-fn total(locations: &[(LocationId, Balance)]) -> Units {
-    locations.iter().fold(Units::default(), |sum, (_, balance)| {
+fn total<'a>(balances: impl IntoIterator<Item = &'a Balance>) -> Units {
+    balances.into_iter().fold(Units::default(), |sum, balance| {
         let units = Units::from(*balance);
         Units {
             on_hand: sum.on_hand + units.on_hand,
@@ -158,60 +149,82 @@ fn total(locations: &[(LocationId, Balance)]) -> Units {
 #[utoipa::path(get, path = "/api/inventory", tag = "Reading", params(Wanted), responses(
     (status = 200, body = StockBody),
     (status = 404, description = "`UNKNOWN_SKU`, `UNKNOWN_LOCATION`"),
+    (status = 503, description = "`READS_LIMITED` while live stock is away, `LEDGER_UNAVAILABLE`"),
 ))]
-async fn get_stock(
+pub(super) async fn get_stock(
     State(gateway): State<Arc<Gateway>>,
     Query(wanted): Query<Wanted>,
+    let_in: LetIn,
 ) -> Result<Json<StockBody>, Problem> {
-    let location = wanted.location_id.as_ref();
-    match gateway.ledger.stock(&wanted.sku_id, location).await? {
-        Stock::UnknownSku => Err(unknown_sku(wanted.sku_id.as_str())),
-        Stock::UnknownLocation => Err(unknown_location(location.map_or("", LocationId::as_str))),
-        Stock::Known { locations, as_of, .. } => Ok(Json(StockBody {
-            sku_id: wanted.sku_id.to_string(),
-            location_id: location.map(LocationId::to_string),
-            units: total(&locations),
-            locations: location
-                .is_none()
-                .then(|| locations.into_iter().map(AtLocation::from).collect()),
-            as_of,
-            source: "ledger",
-        })),
-    }
+    let seen = gateway.reads.sku(&wanted.sku_id, wanted.consistency).await?;
+    let stock = seen.stock.as_ref().ok_or_else(|| unknown_sku(wanted.sku_id.as_str()))?;
+    let (units, locations) = match &wanted.location_id {
+        None => {
+            let units = total(stock.places.iter().map(|place| &place.balance));
+            (units, Some(stock.places.iter().map(AtLocation::from).collect()))
+        }
+        Some(location) => {
+            let place = stock.places.iter().find(|place| place.location == *location);
+            if place.is_none() {
+                check_location(&gateway, location).await?;
+            }
+            (place.map_or_else(Units::default, |place| place.balance.into()), None)
+        }
+    };
+    Ok(Json(StockBody {
+        sku_id: wanted.sku_id.to_string(),
+        location_id: wanted.location_id.map(|location| location.to_string()),
+        units,
+        locations,
+        as_of: seen.as_of,
+        source: seen.source.as_str(),
+        degraded: let_in.degraded,
+    }))
 }
 
-impl From<(LocationId, Balance)> for AtLocation {
-    fn from((location, balance): (LocationId, Balance)) -> Self {
+/// Whether there is such a location.
+///
+/// # Errors
+/// 404.
+pub(super) async fn check_location(gateway: &Gateway, location: &LocationId) -> Result<(), Problem> {
+    let (is_known, _) = gateway.reads.locations.get(location).await?;
+    if is_known {
+        return Ok(());
+    }
+    Err(unknown_location(location.as_str()))
+}
+
+impl From<&StockAt> for AtLocation {
+    fn from(place: &StockAt) -> Self {
         AtLocation {
-            location_id: location.to_string(),
-            units: balance.into(),
+            location_id: place.location.to_string(),
+            units: place.balance.into(),
         }
     }
 }
 
 /// Stock of a SKU in short.
-#[utoipa::path(get, path = "/api/inventory/{skuId}", tag = "Reading", params(("skuId" = String, Path), WantedInShort), responses(
+#[utoipa::path(get, path = "/api/inventory/{skuId}", tag = "Reading", params(("skuId" = String, Path), Freshness), responses(
     (status = 200, body = SkuStockBody),
     (status = 404, description = "`UNKNOWN_SKU`"),
+    (status = 503, description = "`READS_LIMITED` while live stock is away, `LEDGER_UNAVAILABLE`"),
 ))]
-async fn get_sku(
+pub(super) async fn get_sku(
     State(gateway): State<Arc<Gateway>>,
     Path(sku): Path<Sku>,
-    Query(_): Query<WantedInShort>,
+    Query(freshness): Query<Freshness>,
+    let_in: LetIn,
 ) -> Result<Json<SkuStockBody>, Problem> {
-    let Stock::Known {
-        locations, updated_at, ..
-    } = gateway.ledger.stock(&sku, None).await?
-    else {
-        return Err(unknown_sku(sku.as_str()));
-    };
-    let units = total(&locations);
+    let seen = gateway.reads.sku(&sku, freshness.consistency).await?;
+    let stock = seen.stock.as_ref().ok_or_else(|| unknown_sku(sku.as_str()))?;
+    let units = total(stock.places.iter().map(|place| &place.balance));
     Ok(Json(SkuStockBody {
         sku_id: sku.to_string(),
         available: units.available,
         reserved: units.reserved,
         sold: units.sold,
-        updated_at,
+        updated_at: stock.updated_at,
+        degraded: let_in.degraded,
     }))
 }
 
@@ -226,8 +239,7 @@ mod tests {
             safety_stock,
             ..Balance::default()
         };
-        let location = |id: &str| LocationId::try_from(id).expect("an id");
-        let sum = total(&[(location("a"), balance(1, 5)), (location("b"), balance(10, 5))]);
+        let sum = total(&[balance(1, 5), balance(10, 5)]);
         assert_eq!((sum.on_hand, sum.safety_stock, sum.available), (11, 10, 5));
     }
 }

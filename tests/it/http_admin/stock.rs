@@ -119,7 +119,10 @@ async fn stock_reads_as_the_contract_says() {
         json!({"skuId": "hot", "locationId": "wh1", "onHand": 100, "reserved": 0, "unavailable": 0, "safetyStock": 10,
                "available": 90, "sold": 0, "damaged": 0, "returned": 0, "source": "ledger"})
     );
-    let all = whole.get("/api/inventory?skuId=hot").await.expect(200);
+    let all = whole
+        .get("/api/inventory?skuId=hot&consistency=strong")
+        .await
+        .expect(200);
     assert_eq!(
         (&all["onHand"], &all["safetyStock"], &all["available"]),
         (&json!(100), &json!(13), &json!(90))
@@ -129,7 +132,7 @@ async fn stock_reads_as_the_contract_says() {
         (&all["locations"][0]["available"], all.get("locationId")),
         (&json!(90), None)
     );
-    let short = whole.get("/api/inventory/hot").await.expect(200);
+    let short = whole.get("/api/inventory/hot?consistency=strong").await.expect(200);
     assert_eq!(
         (&short["available"], &short["reserved"], &short["sold"]),
         (&json!(90), &json!(0), &json!(0))

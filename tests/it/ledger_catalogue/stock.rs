@@ -5,9 +5,9 @@ use flashgate::domain::key::Fingerprint;
 use flashgate::domain::key::KeyHash;
 use flashgate::domain::sale::SaleAction;
 use flashgate::ledger::adjust::{Adjust, Adjusted, Adjustment, Reason, Sign};
-use flashgate::ledger::balance::Stock;
 use flashgate::ledger::catalogue::Put;
 use flashgate::ledger::once::Key;
+use flashgate::ledger::read_model::stock::Source;
 use flashgate::ledger::route::Route;
 
 use super::books::{Books, ann, hot, item, place, received, sale_of, shelf, sku};
@@ -268,40 +268,26 @@ async fn a_put_under_a_key_does_not_undo_a_later_one() {
 }
 
 #[tokio::test]
-async fn stock_is_told_by_location_and_as_zeros_where_there_never_was_any() {
+async fn stock_is_told_by_location() {
     let books = Books::open().await;
-    let none = books.ledger.stock(&sku("hot"), None).await.expect("reads");
-    assert!(matches!(none, Stock::Known { locations, .. } if locations.is_empty()));
+    let hot = async || {
+        let read = books.ledger.stock(&[sku("hot"), sku("cold")]).await.expect("reads");
+        assert_eq!((read.source, read.skus.len()), (Source::Ledger, 1), "cold is not known");
+        (read.skus[&sku("hot")].clone(), read.as_of)
+    };
+    assert_eq!(hot().await.0.places, []);
     books.receive("wh2", 7).await;
     books.receive("wh1", 5).await;
-    let Stock::Known {
-        locations,
-        as_of,
-        updated_at,
-    } = books.ledger.stock(&sku("hot"), None).await.expect("reads")
-    else {
-        panic!("hot is known");
-    };
-    let told: Vec<_> = locations
+    let (stock, as_of) = hot().await;
+    let told = stock
+        .places
         .iter()
-        .map(|(at, balance)| (at.as_str(), balance.on_hand))
-        .collect();
-    assert_eq!(told, [("wh1", 5), ("wh2", 7)]);
-    assert!(updated_at <= as_of);
-    let (cold, wh9) = (sku("cold"), place("wh9"));
-    assert_eq!(books.ledger.stock(&cold, None).await.expect("reads"), Stock::UnknownSku);
-    let unknown = books.ledger.stock(&sku("hot"), Some(&wh9)).await.expect("reads");
-    assert_eq!(unknown, Stock::UnknownLocation);
-    books.ledger.put_location(&shelf("wh3"), None).await.expect("puts");
-    let Stock::Known { locations, .. } = books
-        .ledger
-        .stock(&sku("hot"), Some(&place("wh3")))
-        .await
-        .expect("reads")
-    else {
-        panic!("both are known");
-    };
-    assert_eq!(locations, [(place("wh3"), Balance::default())]);
+        .map(|at| (at.location.as_str(), at.balance.on_hand, at.active));
+    assert_eq!(told.collect::<Vec<_>>(), [("wh1", 5, true), ("wh2", 7, true)]);
+    assert!(stock.updated_at <= as_of);
+    for (at, is_known) in [("wh1", true), ("wh9", false)] {
+        assert_eq!(books.ledger.knows_location(&place(at)).await.expect("reads"), is_known);
+    }
 }
 
 #[tokio::test]

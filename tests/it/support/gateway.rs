@@ -83,13 +83,20 @@ impl Whole {
     /// Over servers that others use too, letting in so many requests a second of one client.
     pub(crate) async fn limited(client_rate: u32, client_burst: u32) -> Whole {
         let database_url = shared().await.database().await;
-        let redis_url = shared().await.redis();
         migrate(&database_url).await;
-        let mut settings = settings(Role::ALL, &redis_url, &database_url);
-        (settings.admission.client_rate, settings.admission.client_burst) = (client_rate, client_burst);
-        let whole = Whole::told(&redis_url, &database_url, settings).await;
+        let whole = Whole::changed(&shared().await.redis(), &database_url, |settings| {
+            (settings.admission.client_rate, settings.admission.client_burst) = (client_rate, client_burst);
+        })
+        .await;
         whole.until_open().await;
         whole
+    }
+
+    /// Over these servers, with changed settings.
+    pub(crate) async fn changed(redis_url: &str, database_url: &str, change: impl FnOnce(&mut app::Settings)) -> Whole {
+        let mut settings = settings(Role::ALL, redis_url, database_url);
+        change(&mut settings);
+        Whole::told(redis_url, database_url, settings).await
     }
 
     /// With these settings. What it logs is shown where `FLASHGATE_LOG_FILTER` asks for it.
@@ -140,6 +147,7 @@ fn settings(roles: &[Role], redis_url: &str, database_url: &str) -> app::Setting
             client_burst: 0,
             global_rate: 0,
             global_burst: 0,
+            reads_rate: 0,
             proxies: 0,
         },
         ledger: ledger::Settings {

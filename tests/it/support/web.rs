@@ -65,6 +65,7 @@ impl Web {
             client_burst: 0,
             global_rate: 0,
             global_burst: 0,
+            reads_rate: 0,
             proxies: 0,
         };
         let admission = Arc::new(Admission::new(&admission));

@@ -128,6 +128,7 @@ impl Fair {
                 writer: true,
                 granter: true,
                 expiry: true,
+                relay: false,
                 reconcile: false,
             },
         )

@@ -1,0 +1,6 @@
+//! The read model: what pages read, how old it may be, and what it says when something is away.
+
+mod availability;
+mod follow;
+mod orders;
+mod stock;
