@@ -4,6 +4,7 @@
 //! operations). Each handler is registered together with its documentation, so `/openapi.json` lists what exists. The
 //! layers, from the outside: trace, measure, panics, and on the public router admission.
 
+mod admin_alerts;
 mod admin_catalogue;
 mod admin_lanes;
 mod admin_quarantine;
@@ -136,6 +137,7 @@ fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .merge(health::routes())
         .merge(health::admin_routes())
+        .merge(admin_alerts::routes())
         .merge(admin_catalogue::routes())
         .merge(admin_sales::routes())
         .merge(admin_lanes::routes())

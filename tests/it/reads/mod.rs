@@ -2,5 +2,6 @@
 
 mod availability;
 mod follow;
+mod low_stock;
 mod orders;
 mod stock;
