@@ -2,6 +2,8 @@
 
 mod availability;
 mod follow;
+mod limits;
 mod low_stock;
 mod orders;
+mod replica;
 mod stock;
