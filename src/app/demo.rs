@@ -63,7 +63,7 @@ pub(super) async fn run(
         )?;
         writeln!(
             out,
-            "curl -s 'http://{listen}/api/inventory?skuId=demo-hot&locationId=wh1'\n"
+            "curl -s 'http://{listen}/api/inventory?skuId=demo-hot&locationId=wh1&consistency=strong'\n"
         )?;
     }
     Ok(out.flush()?)

@@ -13,7 +13,15 @@ const EVERY: Duration = Duration::from_millis(250);
 
 /// Follows until stopped.
 pub(crate) async fn run(context: Context) {
-    repeat(&context, "read model", EVERY, async || run_once(&context).await).await;
+    repeat(&context, "read model", EVERY, async || {
+        let followed = run_once(&context).await;
+        // Also where another process follows, or nobody can: that is when it matters.
+        if let Some(age_ms) = context.ledger.snapshot_age_ms().await? {
+            metrics::gauge!(metric::READ_MODEL_AGE_SECONDS).set(age_ms / 1000.0);
+        }
+        followed
+    })
+    .await;
 }
 
 /// One run; returns whether there is more to catch up with.
@@ -28,18 +36,9 @@ pub async fn run_once(context: &Context) -> Result<bool, LedgerError> {
             tell(&low);
             Ok(true)
         }
-        Followed::Done {
-            balances,
-            low,
-            as_of,
-            more,
-        } => {
-            tracing::debug!(balances, %as_of, "the snapshot has followed");
+        Followed::Done { balances, low, more } => {
+            tracing::debug!(balances, "the snapshot has followed");
             tell(&low);
-            if let Some(now) = context.clock.now() {
-                let age = Duration::from_millis(u64::try_from(now.0 - as_of.0).unwrap_or(0));
-                metrics::gauge!(metric::READ_MODEL_AGE_SECONDS).set(age.as_secs_f64());
-            }
             Ok(more)
         }
     }

@@ -12,7 +12,6 @@ use sqlx::PgConnection;
 
 use super::low_stock::{LowStock, cross};
 use super::{Ledger, LedgerError};
-use crate::domain::time::Millis;
 
 /// Most event ids that one run looks at while the snapshot is behind by minutes, so that it catches up in steps.
 const IDS_MAX: i64 = 500_000;
@@ -41,8 +40,6 @@ pub enum Followed {
         balances: usize,
         /// SKUs that became low.
         low: Vec<LowStock>,
-        /// Everything committed before this instant is in it.
-        as_of: Millis,
         /// There is more to catch up with.
         more: bool,
     },
@@ -88,6 +85,19 @@ impl Ledger {
         };
         tx.commit().await?;
         Ok(followed)
+    }
+
+    /// How far the snapshot is behind, in ms; none while it is made anew.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn snapshot_age_ms(&self) -> Result<Option<f64>, LedgerError> {
+        Ok(sqlx::query_scalar(
+            "-- snapshot.age
+             SELECT (extract(epoch FROM clock_timestamp() - as_of) * 1000)::float8 FROM snapshot_feed",
+        )
+        .fetch_optional(&self.pool)
+        .await?)
     }
 }
 
@@ -143,14 +153,13 @@ async fn follow(tx: &mut PgConnection, feed: &FeedRow, now: DateTime<Utc>) -> Re
     .await?;
     let low = cross(tx, &copied.skus).await?;
     let more = until < feed.last_id;
-    let as_of: DateTime<Utc> = sqlx::query_scalar(
+    sqlx::query(
         "-- snapshot.followed: a new mark where the old one is settled
          UPDATE snapshot_feed SET settled_id = $1,
              seen_id = CASE WHEN $2 THEN $3 ELSE seen_id END,
              seen_xmax = CASE WHEN $2 THEN $4::xid8 ELSE seen_xmax END,
              seen_at = CASE WHEN $2 THEN $5 ELSE seen_at END,
-             as_of = CASE WHEN $6 THEN as_of ELSE $5 END
-         RETURNING as_of",
+             as_of = CASE WHEN $6 THEN as_of ELSE $5 END",
     )
     .bind(settled_id)
     .bind(feed.is_settled)
@@ -158,12 +167,11 @@ async fn follow(tx: &mut PgConnection, feed: &FeedRow, now: DateTime<Utc>) -> Re
     .bind(&copied.xmax)
     .bind(now)
     .bind(more)
-    .fetch_one(tx)
+    .execute(tx)
     .await?;
     Ok(Followed::Done {
         balances: usize::try_from(copied.balances).unwrap_or_default(),
         low,
-        as_of: as_of.into(),
         more,
     })
 }

@@ -88,7 +88,6 @@ struct Row {
 macro_rules! select_stock {
     ($name:literal, $balances:literal) => {
         concat!(
-            "-- ",
             $name,
             "\nSELECT s.sku_id, s.display, s.low_stock_threshold, s.updated_at AS sku_updated_at, n.location_id,
                  n.updated_at, l.active,
@@ -143,7 +142,7 @@ impl Ledger {
         )
         .fetch_one(&mut *connection)
         .await?;
-        let rows: Vec<Row> = sqlx::query_as(select_stock!("stock.balances", "inventory_balance"))
+        let rows: Vec<Row> = sqlx::query_as(select_stock!("-- stock.balances", "inventory_balance"))
             .bind(texts(skus))
             .fetch_all(&mut *connection)
             .await?;
@@ -179,7 +178,7 @@ async fn read_snapshot(pool: &PgPool, skus: &[Sku]) -> Result<Option<SnapshotRea
     let Some((as_of, is_fresh)) = feed else {
         return Ok(None);
     };
-    let rows: Vec<Row> = sqlx::query_as(select_stock!("snapshot.read", "inventory_snapshot"))
+    let rows: Vec<Row> = sqlx::query_as(select_stock!("-- snapshot.read", "inventory_snapshot"))
         .bind(texts(skus))
         .fetch_all(&mut *connection)
         .await?;
