@@ -128,6 +128,10 @@ fn what_is_wrong_is_named() {
             "--redis-url",
         ),
         (
+            &[&["serve", "--read-database-url", "mysql://u:secret@d"], &URLS[..]].concat()[..],
+            "--read-database-url",
+        ),
+        (
             &["migrate", "--database-url", "mysql://u:secret@d"][..],
             "--database-url",
         ),

@@ -69,6 +69,10 @@ impl Ledger {
     /// Postgres can't be asked; nothing was changed.
     pub async fn follow(&self) -> Result<Followed, LedgerError> {
         let mut tx = self.begin().await?;
+        // What a crash takes is made again from the ledger, so nobody's disk has to be waited for.
+        sqlx::query("SET LOCAL synchronous_commit = off")
+            .execute(&mut *tx)
+            .await?;
         let (is_ours, now): (bool, DateTime<Utc>) = sqlx::query_as(
             "-- snapshot.alone: the time before any look at the events, so that the snapshot is never newer than it says
              SELECT pg_try_advisory_xact_lock(hashtext('flashgate.snapshot')), clock_timestamp()",

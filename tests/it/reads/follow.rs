@@ -89,6 +89,33 @@ async fn what_commits_late_under_an_early_id_is_not_missed() {
 }
 
 #[tokio::test]
+async fn far_behind_it_catches_up_in_steps() {
+    let desk = Desk::open().await;
+    desk.stock("a", 10).await;
+    caught_up(&desk).await;
+    desk.run(
+        "SELECT setval('inventory_event_id', 1200000);
+         UPDATE snapshot_feed SET as_of = as_of - interval '2 minutes'",
+    )
+    .await;
+    desk.stock("b", 5).await;
+    let mut steps = 0;
+    loop {
+        let Followed::Done { more, .. } = desk.ledger.follow().await.expect("Postgres answers") else {
+            panic!("nobody else follows");
+        };
+        steps += 1;
+        if !more {
+            break;
+        }
+        let read = desk.ledger.stock_snapshot(&[sku("a")]).await.expect("reads");
+        assert_eq!(read.source, Source::Ledger, "it is not as fresh as it will be");
+    }
+    assert!(steps >= 3, "{steps}");
+    assert_eq!(differences(&desk).await, 0);
+}
+
+#[tokio::test]
 async fn a_lost_snapshot_is_made_anew() {
     let desk = Desk::open().await;
     desk.stock("a", 10).await;
