@@ -113,6 +113,14 @@ impl Ledger {
         })
     }
 
+    /// The same ledger over other connections.
+    fn over(&self, pool: &PgPool) -> Ledger {
+        Ledger {
+            pool: pool.clone(),
+            reads: self.reads.clone(),
+        }
+    }
+
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
         Ok(self.pool.begin().await?)
     }
