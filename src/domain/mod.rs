@@ -13,6 +13,7 @@ pub mod key;
 pub mod lane;
 pub mod outcome;
 pub mod quantity;
+pub mod reconciliation;
 pub mod record;
 pub mod reservation;
 pub mod reservation_id;

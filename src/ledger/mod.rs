@@ -4,7 +4,9 @@
 //! statement opens with its own name. Locks are taken in one order, so that nothing deadlocks but by accident, and
 //! what does is retried: lane → sale → sale_bucket → inventory_reservation → inventory_key → inventory_balance →
 //! inventory_event → sale_tally → lane_grant, rows of one table sorted by their key. The snapshot and the alerts are
-//! written by one transaction at a time, which locks nothing else (an advisory lock says whose turn it is).
+//! written by one transaction at a time, which locks nothing else (an advisory lock says whose turn it is). A count's row
+//! in reconciliation_report stands before the balances, reconciliation_discrepancy and count_mark after the events, and
+//! order_state is never held together with any of these.
 
 pub mod adjust;
 pub mod apply;
@@ -26,6 +28,7 @@ pub mod post;
 pub mod quarantine;
 pub mod read_model;
 pub mod recall;
+pub mod recon;
 pub mod recovery;
 mod reservation;
 mod retry;
@@ -72,6 +75,8 @@ pub struct Settings {
     pub acquire_timeout: Duration,
     /// Longest time a statement may take.
     pub statement_timeout: Duration,
+    /// What reconciliation may do by itself.
+    pub recon: recon::Settings,
 }
 
 impl Settings {
@@ -85,6 +90,7 @@ impl Settings {
             read_connections_max: 4,
             acquire_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(30),
+            recon: recon::Settings::default(),
         }
     }
 }
@@ -94,6 +100,7 @@ impl Settings {
 pub struct Ledger {
     pool: PgPool,
     reads: ReadPools,
+    recon: recon::Settings,
 }
 
 impl Ledger {
@@ -110,6 +117,7 @@ impl Ledger {
                 reads(&settings.url)?,
                 settings.read_url.as_deref().map(reads).transpose()?,
             ),
+            recon: settings.recon,
         })
     }
 
@@ -118,6 +126,7 @@ impl Ledger {
         Ledger {
             pool: pool.clone(),
             reads: self.reads.clone(),
+            recon: self.recon,
         }
     }
 

@@ -1,0 +1,254 @@
+//! What reconciliation decides, without I/O: which difference it may correct by itself, and which a person must see.
+//!
+//! A count is judged by [`judge_count`], an order's state by [`judge_order`]. What is done about a verdict, and how it is
+//! told, is the ledger's business.
+
+use serde::{Deserialize, Serialize};
+
+use super::reservation::Status;
+
+/// What is compared with the ledger's figures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReportKind {
+    /// Balances with the sums of their events.
+    Ledger,
+    /// On hand with what a warehouse counted.
+    Warehouse,
+    /// On hand with what a seller says that there is.
+    SellerFeed,
+    /// Reservations with what became of their orders.
+    OrderState,
+}
+
+impl ReportKind {
+    const ALL: [ReportKind; 4] = [
+        ReportKind::Ledger,
+        ReportKind::Warehouse,
+        ReportKind::SellerFeed,
+        ReportKind::OrderState,
+    ];
+
+    /// The word in reports and rows.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ReportKind::Ledger => "ledger",
+            ReportKind::Warehouse => "warehouse",
+            ReportKind::SellerFeed => "seller_feed",
+            ReportKind::OrderState => "order_state",
+        }
+    }
+
+    /// The kind with this word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// Why a difference is not corrected by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Review {
+    /// It is larger than may be corrected without a person.
+    OverThreshold,
+    /// The units that are missing are promised: reserved, unavailable or set aside for a sale.
+    Promised,
+    /// The events do not lead to what they say themselves: one is missing, or was altered.
+    EventsIncomplete,
+    /// Money and units have to be settled by a person.
+    NeedsDecision,
+    /// The correction was begun, and nobody knows how it ended.
+    Undecided,
+}
+
+impl Review {
+    /// The word in reports and rows.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Review::OverThreshold => "over_threshold",
+            Review::Promised => "promised",
+            Review::EventsIncomplete => "events_incomplete",
+            Review::NeedsDecision => "needs_decision",
+            Review::Undecided => "undecided",
+        }
+    }
+}
+
+/// What to do about a counted line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CountVerdict {
+    /// It is as expected.
+    Agrees,
+    /// On hand moves by so many units.
+    Correct(i64),
+    /// A person must look.
+    Review(Review),
+}
+
+/// Judges a line: `expected` units were on hand when `counted` were found, `unpromised` may go now, and up to `units_max`
+/// are corrected without a person.
+#[must_use]
+pub fn judge_count(expected: i64, counted: i64, unpromised: i64, units_max: i64) -> CountVerdict {
+    let delta = counted.saturating_sub(expected);
+    if delta == 0 {
+        CountVerdict::Agrees
+    } else if delta.saturating_abs() > units_max {
+        CountVerdict::Review(Review::OverThreshold)
+    } else if delta.saturating_neg() > unpromised {
+        CountVerdict::Review(Review::Promised)
+    } else {
+        CountVerdict::Correct(delta)
+    }
+}
+
+/// What became of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderState {
+    /// The money is there.
+    Paid,
+    /// Nothing is wanted any more.
+    Cancelled,
+    /// The goods have left.
+    Shipped,
+    /// The money went back.
+    Refunded,
+}
+
+impl OrderState {
+    const ALL: [OrderState; 4] = [
+        OrderState::Paid,
+        OrderState::Cancelled,
+        OrderState::Shipped,
+        OrderState::Refunded,
+    ];
+
+    /// The word in requests, rows and causes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            OrderState::Paid => "paid",
+            OrderState::Cancelled => "cancelled",
+            OrderState::Shipped => "shipped",
+            OrderState::Refunded => "refunded",
+        }
+    }
+
+    /// The state with this word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+
+    /// Whether the buyer has a right to the units.
+    #[must_use]
+    pub fn is_owed(self) -> bool {
+        matches!(self, OrderState::Paid | OrderState::Shipped)
+    }
+}
+
+/// An order's hold on an item, as the ledger has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Where it stands.
+    pub status: Status,
+    /// All its units came back.
+    pub returned: bool,
+    /// It ended before the order got its state, and the order has other units: the buyer changed the cart.
+    pub dropped: bool,
+}
+
+/// What to do about a reservation of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrderVerdict {
+    /// It is as it must be.
+    Agrees,
+    /// The units are the buyer's.
+    Commit,
+    /// The units are nobody's.
+    Release,
+    /// A person must look.
+    Review,
+}
+
+/// Judges a reservation of an order that has this state.
+#[must_use]
+pub fn judge_order(state: OrderState, held: Held) -> OrderVerdict {
+    match (state.is_owed(), held.status) {
+        (true, Status::Reserved) => OrderVerdict::Commit,
+        (true, Status::Committed) => OrderVerdict::Agrees,
+        (true, Status::Released) if held.dropped => OrderVerdict::Agrees,
+        (true, Status::Released | Status::Expired | Status::Rejected) => OrderVerdict::Review,
+        (false, Status::Reserved) => OrderVerdict::Release,
+        (false, Status::Committed) if !held.returned => OrderVerdict::Review,
+        (false, _) => OrderVerdict::Agrees,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_difference_of_free_units_is_corrected() {
+        let judge = |counted, unpromised| judge_count(100, counted, unpromised, 10);
+        assert_eq!(judge(100, 0), CountVerdict::Agrees);
+        assert_eq!(judge(110, 0), CountVerdict::Correct(10));
+        assert_eq!(judge(90, 10), CountVerdict::Correct(-10));
+        assert_eq!(judge(90, 9), CountVerdict::Review(Review::Promised));
+        assert_eq!(judge(89, 100), CountVerdict::Review(Review::OverThreshold));
+        assert_eq!(judge(111, 100), CountVerdict::Review(Review::OverThreshold));
+    }
+
+    #[test]
+    fn what_is_safe_is_done_and_the_rest_is_shown() {
+        use OrderState::{Cancelled, Paid, Refunded, Shipped};
+        use OrderVerdict::{Agrees, Commit, Release, Review};
+        use Status::{Committed, Expired, Rejected, Released, Reserved};
+        let plain = |status| Held {
+            status,
+            returned: false,
+            dropped: false,
+        };
+        for (status, owed, not_owed) in [
+            (Reserved, Commit, Release),
+            (Committed, Agrees, Review),
+            (Released, Review, Agrees),
+            (Expired, Review, Agrees),
+            (Rejected, Review, Agrees),
+        ] {
+            for (state, verdict) in [
+                (Paid, owed),
+                (Shipped, owed),
+                (Cancelled, not_owed),
+                (Refunded, not_owed),
+            ] {
+                assert_eq!(judge_order(state, plain(status)), verdict, "{state:?} {status:?}");
+            }
+        }
+        let returned = Held {
+            returned: true,
+            ..plain(Committed)
+        };
+        assert_eq!(judge_order(Refunded, returned), Agrees);
+        let dropped = |status| Held {
+            dropped: true,
+            ..plain(status)
+        };
+        assert_eq!(judge_order(Paid, dropped(Released)), Agrees);
+        assert_eq!(judge_order(Paid, dropped(Expired)), Review);
+    }
+
+    #[test]
+    fn words_are_read_back() {
+        for kind in ReportKind::ALL {
+            assert_eq!(ReportKind::parse(kind.as_str()), Some(kind));
+        }
+        for state in OrderState::ALL {
+            assert_eq!(OrderState::parse(state.as_str()), Some(state));
+        }
+        assert_eq!(ReportKind::parse("redis"), None);
+    }
+}

@@ -1,0 +1,81 @@
+//! Reconciliation of the ledger with everything else that claims to know: its own events, counts of shelves, sellers'
+//! feeds, and what became of orders.
+//!
+//! Each run leaves a report. What differs is either corrected, by an event that the report names, or shown to a person
+//! with the reason. Nothing is overwritten: a balance moves by a difference, under its lock. What Redis holds is compared
+//! elsewhere (`worker::reconcile`).
+
+mod compare;
+mod count;
+mod judge;
+mod order_state;
+mod repair;
+mod report;
+mod restore;
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+pub use compare::Compare;
+pub use count::{Count, Counted};
+pub use judge::Judged;
+pub use order_state::OrderNews;
+pub use repair::Repaired;
+pub use report::{Discrepancy, Filter, OpenReport, Report};
+
+use super::LedgerError;
+use super::once::By;
+use crate::domain::reconciliation::ReportKind;
+
+/// Whom events name where nobody asked.
+pub const AUTOMATIC: &str = "AUTO_RECONCILE";
+
+/// What reconciliation may do by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+pub struct Settings {
+    /// Largest difference in units of one figure that reconciliation corrects without a person
+    #[arg(long, env = "FLASHGATE_CORRECT_UNITS_MAX", value_name = "UNITS", default_value_t = CORRECT_UNITS_MAX,
+          value_parser = clap::value_parser!(i64).range(0..=1_000_000_000))]
+    pub correct_units_max: i64,
+}
+
+/// Miscounts are small; what is larger is a pallet, a wrong file or a thief, and somebody should know.
+const CORRECT_UNITS_MAX: i64 = 100;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            correct_units_max: CORRECT_UNITS_MAX,
+        }
+    }
+}
+
+/// Starts a report of a run that is no count.
+async fn open_report(tx: &mut PgConnection, kind: ReportKind, by: &By) -> Result<Uuid, LedgerError> {
+    let id = Uuid::new_v4();
+    sqlx::query(
+        "-- recon.open_report
+         INSERT INTO reconciliation_report (report_id, kind, operator, trace_id) VALUES ($1, $2, $3, $4)",
+    )
+    .bind(id)
+    .bind(kind.as_str())
+    .bind(by.operator.as_deref().unwrap_or(AUTOMATIC))
+    .bind(by.trace.map(|trace| trace.to_uuid()))
+    .execute(tx)
+    .await?;
+    Ok(id)
+}
+
+/// Ends a report.
+async fn close_report(tx: &mut PgConnection, report: Uuid, compared: i64) -> Result<(), LedgerError> {
+    sqlx::query(
+        "-- recon.close_report
+         UPDATE reconciliation_report SET compared = $2, ended_at = clock_timestamp() WHERE report_id = $1",
+    )
+    .bind(report)
+    .bind(compared)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
