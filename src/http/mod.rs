@@ -8,12 +8,14 @@ mod admin_alerts;
 mod admin_catalogue;
 mod admin_lanes;
 mod admin_quarantine;
+mod admin_reconciliation;
 mod admin_sales;
 pub mod admission;
 mod author;
 pub mod batch;
 pub mod body;
 pub mod code;
+mod counts;
 mod edge;
 mod endings;
 mod health;
@@ -142,7 +144,9 @@ fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
         .merge(admin_sales::routes())
         .merge(admin_lanes::routes())
         .merge(admin_quarantine::routes())
+        .merge(admin_reconciliation::routes())
         .merge(stock::routes())
+        .merge(counts::routes())
         .merge(openapi::routes())
 }
 
