@@ -3,6 +3,7 @@
 //! Each worker has a `run_once` that does one batch and reports what it did; the loop around it only sleeps, backs off
 //! and stops. None trusts the nudge that woke it: it looks at the state.
 
+pub mod books;
 pub mod expiry;
 pub mod granter;
 pub mod mover;
@@ -87,6 +88,7 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     if roles.reconcile {
         tasks.spawn(upkeep::run(context.clone()));
         tasks.spawn(upkeep::compare(context.clone()));
+        tasks.spawn(books::run(context.clone()));
     }
     tasks.close();
     tasks
