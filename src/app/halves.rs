@@ -1,4 +1,4 @@
-//! `verify` and `reconcile`: the two commands that compare Redis with the ledger.
+//! `verify` and `reconcile`: the two commands that compare, and what `reconcile` does about a report.
 //!
 //! Exit 0: all agrees; 1: something differs; 2: it could not be found out.
 
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::AppError;
+use super::{AppError, report};
 use crate::clock::Clock;
 use crate::config::{self, Halves};
 use crate::dev;
 use crate::flash::{self, Flash, FlashError};
-use crate::ledger::{self, Ledger};
+use crate::ledger::{self, Ledger, LedgerError};
 use crate::worker;
 use crate::worker::verify::VerifyError;
 
@@ -34,9 +34,18 @@ pub(super) async fn verify(command: config::Verify) -> io::Result<ExitCode> {
 }
 
 pub(super) async fn reconcile(command: config::Reconcile) -> io::Result<ExitCode> {
+    if let Some(id) = command.report {
+        let shown = async {
+            let (ledger, flash) = open(&command.halves).await?;
+            report::run(&ledger, &flash, id, &command).await
+        };
+        return tell(shown.await, command.halves.json, report::Shown::exit_code);
+    }
     let compared = async {
         let (ledger, flash) = open(&command.halves).await?;
-        Ok(worker::reconcile::reconcile(&ledger, &flash, command.repair, &command.operator).await?)
+        let mut drift = worker::reconcile::reconcile(&ledger, &flash, command.repair, &command.operator).await?;
+        drift.notes.extend(report::waiting(&ledger).await?);
+        Ok(drift)
     };
     tell(
         compared.await,
@@ -46,11 +55,15 @@ pub(super) async fn reconcile(command: config::Reconcile) -> io::Result<ExitCode
 }
 
 #[derive(Debug, thiserror::Error)]
-enum HalvesError {
+pub(super) enum HalvesError {
     #[error(transparent)]
     App(#[from] AppError),
     #[error(transparent)]
     Verify(#[from] VerifyError),
+    #[error("could not find out: {0}")]
+    Ledger(#[from] LedgerError),
+    #[error("there is no report {0}")]
+    NoReport(Uuid),
     #[error("no `flashgate dev` runs on {0}: name --redis-url and --database-url, or --data")]
     NoDev(String),
 }

@@ -8,6 +8,7 @@ mod bring_up;
 mod demo;
 mod halves;
 mod limits;
+mod report;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -5,6 +5,7 @@
 //! arguments' names with `_`. What is wrong is told before anything is started, and names the setting.
 
 mod file;
+mod halves;
 mod servers;
 
 use std::ffi::OsString;
@@ -13,6 +14,8 @@ use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+
+pub use halves::{Halves, Reconcile, Verify};
 
 use crate::http::{admission, listen};
 use crate::{flash, ledger, telemetry};
@@ -118,65 +121,6 @@ pub struct Migrate {
     pub lanes: u16,
 }
 
-/// Where the two halves are.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct Halves {
-    /// Where Redis is; without it, where the `dev` of --data has it
-    #[arg(
-        long,
-        env = "FLASHGATE_REDIS_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        requires = "database_url"
-    )]
-    pub redis_url: Option<String>,
-
-    /// Where Postgres is; without it, where the `dev` of --data has it
-    #[arg(
-        long,
-        env = "FLASHGATE_DATABASE_URL",
-        hide_env_values = true,
-        value_name = "URL",
-        requires = "redis_url"
-    )]
-    pub database_url: Option<String>,
-
-    /// Directory of a running `dev`
-    #[arg(long, env = "FLASHGATE_DATA", value_name = "DIR", default_value = ".flashgate")]
-    pub data: PathBuf,
-
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `flashgate verify`.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct Verify {
-    /// What to compare.
-    #[command(flatten)]
-    pub halves: Halves,
-}
-
-/// `flashgate reconcile`.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct Reconcile {
-    /// What to compare.
-    #[command(flatten)]
-    pub halves: Halves,
-
-    /// Correct what differs, by numbered grants that a running gateway delivers
-    #[arg(long)]
-    pub repair: bool,
-
-    /// Who repairs, for the events
-    #[arg(long, env = "FLASHGATE_OPERATOR", value_name = "NAME", default_value = "cli")]
-    pub operator: String,
-}
-
 /// Enough to spread a cluster's slots, few enough to look at: the number can't change later.
 const LANES: u16 = 16;
 
@@ -232,6 +176,10 @@ pub struct Process {
     #[command(flatten)]
     postgres: servers::Postgres,
 
+    /// What reconciliation may do by itself.
+    #[command(flatten)]
+    pub recon: ledger::recon::Settings,
+
     #[command(flatten)]
     redis: servers::Redis,
 }
@@ -240,7 +188,10 @@ impl Process {
     /// How to reach Postgres at `url`.
     #[must_use]
     pub fn ledger(&self, url: &str) -> ledger::Settings {
-        self.postgres.settings(url)
+        ledger::Settings {
+            recon: self.recon,
+            ..self.postgres.settings(url)
+        }
     }
 
     /// How to use Redis at `url`.
@@ -278,21 +229,9 @@ impl Command {
             }
             Command::Migrate(migrate) => one_of("--database-url", &migrate.database_url, &DATABASE_SCHEMES),
             Command::Verify(verify) => verify.halves.check(),
-            Command::Reconcile(reconcile) => reconcile.halves.check(),
+            Command::Reconcile(reconcile) => reconcile.check(),
             Command::Openapi => Ok(()),
         }
-    }
-}
-
-impl Halves {
-    fn check(&self) -> Result<(), String> {
-        if let Some(url) = &self.redis_url {
-            one_of("--redis-url", url, &REDIS_SCHEMES)?;
-        }
-        if let Some(url) = &self.database_url {
-            one_of("--database-url", url, &DATABASE_SCHEMES)?;
-        }
-        Ok(())
     }
 }
 

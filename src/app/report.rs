@@ -1,0 +1,143 @@
+//! `reconcile --report`: look at what a reconciliation of the ledger found, then repair or close what waits in it.
+
+use std::fmt;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::halves::HalvesError;
+use crate::config;
+use crate::domain::trace::TraceId;
+use crate::flash::Flash;
+use crate::ledger::once::By;
+use crate::ledger::recon::{Discrepancy, Repaired, Report};
+use crate::ledger::{Ledger, LedgerError};
+
+/// Most reports that are named.
+const NAMED_MAX: i64 = 20;
+/// What waits for a person.
+const WAITS: &str = "manual_review";
+
+/// A report, and what was done about it just now.
+#[derive(Debug, Serialize)]
+pub(super) struct Shown {
+    #[serde(flatten)]
+    report: Report,
+    /// In words.
+    done: Vec<String>,
+}
+
+impl Shown {
+    /// 0: nothing waits for a person; 1: something does.
+    pub(super) fn exit_code(&self) -> u8 {
+        u8::from(self.report.waiting > 0)
+    }
+}
+
+/// Reports in which something waits for a person, as notes.
+pub(super) async fn waiting(ledger: &Ledger) -> Result<Vec<String>, LedgerError> {
+    let reports = ledger.open_reports(NAMED_MAX).await?;
+    let note = |open: crate::ledger::recon::OpenReport| {
+        let (id, kind, waiting) = (open.report_id, open.kind, open.waiting);
+        format!(
+            "{waiting} differences of the {kind} report {id} wait for a person: `flashgate reconcile --report {id}`"
+        )
+    };
+    Ok(reports.into_iter().map(note).collect())
+}
+
+/// Shows a report, after what the command asks for.
+pub(super) async fn run(
+    ledger: &Ledger,
+    flash: &Flash,
+    id: Uuid,
+    command: &config::Reconcile,
+) -> Result<Shown, HalvesError> {
+    let mut report = ledger.report(id).await?.ok_or(HalvesError::NoReport(id))?;
+    let by = By {
+        operator: Some(command.operator.clone()),
+        trace: Some(TraceId(*Uuid::new_v4().as_bytes())),
+    };
+    let mut done = Vec::new();
+    for found in report.discrepancies.iter().filter(|found| found.status == WAITS) {
+        if let Some(note) = &command.close {
+            ledger.close_discrepancy(found.id, note, &by).await?;
+            done.push(format!("{}: closed", place(found)));
+        } else if command.repair {
+            let repaired = ledger.repair(&report, found, &by).await?;
+            if let Repaired::Corrected { tickets, .. } = &repaired {
+                tickets.iter().for_each(|ticket| flash.nudge_grants(ticket.lane));
+            }
+            tracing::warn!(operator = command.operator, report = %id, of = place(found), ?repaired, "a repair by hand");
+            done.push(format!("{}: {}", place(found), say(&repaired)));
+        }
+    }
+    if !done.is_empty() {
+        report = ledger.report(id).await?.ok_or(HalvesError::NoReport(id))?;
+    }
+    Ok(Shown { report, done })
+}
+
+fn say(repaired: &Repaired) -> String {
+    match repaired {
+        Repaired::Corrected {
+            event_id: Some(event_id),
+            ..
+        } => format!("corrected by event {event_id}"),
+        Repaired::Corrected { event_id: None, .. } => "corrected".to_owned(),
+        Repaired::Superseded => "a newer count is in the balance".to_owned(),
+        Repaired::Left(why) => format!("left: {why}"),
+    }
+}
+
+/// What a difference is about.
+fn place(found: &Discrepancy) -> String {
+    let item = found.sku.as_ref().zip(found.location.as_ref());
+    let parts = [
+        item.map(|(sku, location)| format!("{sku} at {location}")),
+        found.order.as_ref().map(|order| format!("order {order}")),
+        found.reservation.map(|id| format!("reservation {id}")),
+        found.figure.clone(),
+    ];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let report = &self.report;
+        write!(f, "report {} ({})", report.id, report.kind.as_str())?;
+        if let (Some(count), Some(location)) = (&report.count_id, &report.location) {
+            write!(f, ", count {count} at {location}")?;
+        }
+        match report.ended_at {
+            Some(at) => writeln!(f, ", by {}, ended {at}", report.operator)?,
+            None => writeln!(f, ", by {}, not ended", report.operator)?,
+        }
+        for found in &report.discrepancies {
+            write!(
+                f,
+                "{}: {}: expected {}, found {}; {}",
+                found.status,
+                place(found),
+                found.expected,
+                found.found,
+                found.cause
+            )?;
+            if let Some(review) = found.review.as_ref().filter(|_| found.status == WAITS) {
+                write!(f, ", {review}")?;
+            }
+            if let Some(event) = found.event_id {
+                write!(f, ", event {event}")?;
+            }
+            writeln!(f)?;
+        }
+        for line in &self.done {
+            writeln!(f, "done: {line}")?;
+        }
+        write!(
+            f,
+            "compared {}, {} different, {} wait for a person",
+            report.compared, report.different, report.waiting
+        )
+    }
+}
