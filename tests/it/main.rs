@@ -26,6 +26,7 @@ mod ledger_pipeline;
 mod ledger_take;
 mod ledger_upkeep;
 mod reads;
+mod reconciliation;
 mod sale_life;
 mod story_bad_input;
 mod story_expiry;

@@ -1,6 +1,7 @@
 //! What a client of a gateway says and hears, over real connections.
 
 use std::net::SocketAddr;
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method};
@@ -271,17 +272,23 @@ impl Door {
         self.until_open().await;
         self.until_drained().await;
         assert_books_balance(&self.pool).await;
-        let verify = Command::new(env!("CARGO_BIN_EXE_flashgate"))
-            .args(["verify", "--log-filter", "error", "--redis-url", &self.redis_url])
-            .args(["--database-url", &self.database_url])
-            .output();
-        let said = verify.await.expect("it runs");
+        let said = self.command(&["verify"]).await;
         assert!(
             said.status.success(),
             "{}{}",
             String::from_utf8_lossy(&said.stdout),
             String::from_utf8_lossy(&said.stderr)
         );
+    }
+
+    /// What a command says that compares the servers.
+    pub(crate) async fn command(&self, args: &[&str]) -> Output {
+        let command = Command::new(env!("CARGO_BIN_EXE_flashgate"))
+            .args(args)
+            .args(["--log-filter", "error", "--redis-url", &self.redis_url])
+            .args(["--database-url", &self.database_url])
+            .output();
+        command.await.expect("it runs")
     }
 
     async fn ask(

@@ -1,0 +1,93 @@
+//! Repair by hand: list, look, then fix.
+
+use serde_json::{Value, json};
+
+use super::{COUNTS, adjust, count, moment, on_hand};
+use crate::support::door::{Buy, Door};
+use crate::support::gateway::Whole;
+
+/// Exit code and output of `flashgate reconcile` with these arguments.
+async fn reconcile(door: &Door, args: &[&str]) -> (i32, String) {
+    let said = door.command(&[&["reconcile"], args].concat()).await;
+    let code = said.status.code().expect("it ends by itself");
+    (code, String::from_utf8(said.stdout).expect("text"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_listed_looked_at_and_repaired() {
+    let whole = Whole::empty().await;
+    whole.receive("a", 500).await;
+    whole.receive("b", 500).await;
+    let at = moment(&whole).await;
+    let told = whole
+        .post(COUNTS, count("c1", &at, &[("a", 300), ("b", 300)]))
+        .await
+        .expect(201);
+    let id = told["reportId"].as_str().expect("an id");
+    let (code, said) = reconcile(&whole, &[]).await;
+    assert_eq!(code, 0, "Redis has no drift: {said}");
+    assert!(
+        said.contains(&format!("2 differences of the warehouse report {id} wait for a person")),
+        "{said}"
+    );
+    let (code, said) = reconcile(&whole, &["--report", id]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("manual_review: a at wh1, on_hand: expected 500, found 300; counted_less, over_threshold"),
+        "{said}"
+    );
+    // Meanwhile the shop goes on, and b is counted anew.
+    adjust(&whole, "a", -20, "lost").await;
+    whole
+        .post(COUNTS, count("c2", &moment(&whole).await, &[("b", 490)]))
+        .await
+        .expect(201);
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair", "--operator", "bob"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(
+        said.contains("done: b at wh1, on_hand: a newer count is in the balance"),
+        "{said}"
+    );
+    assert_eq!((on_hand(&whole, "a").await, on_hand(&whole, "b").await), (280, 490));
+    let operator: String = sqlx::query_scalar("SELECT operator FROM inventory_event WHERE reference_id = 'c1'")
+        .fetch_one(&whole.pool)
+        .await
+        .expect("one correction");
+    assert_eq!(operator, "bob");
+    let (_, said) = reconcile(&whole, &["--report", id, "--repair", "--json"]).await;
+    let shown: Value = serde_json::from_str(&said).expect("JSON");
+    assert_eq!((&shown["done"], &shown["waiting"]), (&json!([]), &json!(0)), "once");
+    assert_eq!(shown["discrepancies"][1]["status"], "superseded");
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_repair_is_closed_with_a_word() {
+    let whole = Whole::empty().await;
+    whole.sell("s1", 10, json!({})).await;
+    let sold = whole.reserve(&Buy::of("o1")).await.id();
+    whole.commit(&sold).await.expect(200);
+    let body = json!({"orderId": "o1", "state": "cancelled", "at": moment(&whole).await});
+    whole.post("/api/inventory/order-states", body).await.expect(202);
+    let told = whole
+        .post("/admin/reconciliation/run", json!({"kind": "order_state"}))
+        .await
+        .expect(200);
+    let id = told["reports"][0]["reportId"].as_str().expect("an id");
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair"]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("left: the units have to come back"), "{said}");
+    let (code, said) = reconcile(&whole, &["--report", id, "--close", "sent back by post", "--json"]).await;
+    assert_eq!(code, 0, "{said}");
+    let shown: Value = serde_json::from_str(&said).expect("JSON");
+    let closed = &shown["discrepancies"][0];
+    assert_eq!(
+        (&closed["status"], &closed["note"], &closed["operator"]),
+        (&json!("closed"), &json!("sent back by post"), &json!("cli"))
+    );
+    let (code, _) = reconcile(&whole, &["--report", "00000000-0000-0000-0000-000000000000"]).await;
+    assert_eq!(code, 2);
+    whole.settled().await;
+    whole.stop().await;
+}

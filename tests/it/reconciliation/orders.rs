@@ -1,0 +1,175 @@
+//! What became of orders, compared with their reservations.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::moment;
+use crate::support::door::{Buy, Door};
+use crate::support::gateway::Whole;
+
+const STATES: &str = "/api/inventory/order-states";
+const RUN: &str = "/admin/reconciliation/run";
+
+async fn push(door: &Door, order: &str, state: &str) {
+    let body = json!({"orderId": order, "state": state, "at": moment(door).await});
+    let told = door.post(STATES, body.clone()).await.expect(202);
+    assert_eq!(told, body);
+}
+
+/// The report of a run over order states.
+async fn run(door: &Door) -> Value {
+    let told = door.post(RUN, json!({"kind": "order_state"})).await.expect(200);
+    let reports = told["reports"].as_array().expect("a list");
+    assert_eq!(reports.len(), 1, "{told}");
+    reports[0].clone()
+}
+
+/// Order, cause and status of what a report found, by order.
+fn found(report: &Value) -> Vec<(String, String, String)> {
+    let word = |d: &Value, name: &str| d[name].as_str().unwrap_or_default().to_owned();
+    let mut found: Vec<_> = report["discrepancies"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|d| (word(d, "orderId"), word(d, "cause"), word(d, "status")))
+        .collect();
+    found.sort_unstable();
+    found
+}
+
+fn told(order: &str, cause: &str, status: &str) -> (String, String, String) {
+    (order.to_owned(), cause.to_owned(), status.to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_follows_for_certain_is_done_and_the_rest_waits() {
+    let whole = Whole::empty().await;
+    whole.sell("s1", 50, json!({})).await;
+    let mut ids = Vec::new();
+    for n in 0..9 {
+        ids.push(whole.reserve(&Buy::of(&format!("o{n}")).units(2)).await.id());
+    }
+    for n in [3, 4, 8] {
+        whole.commit(&ids[n]).await.expect(200);
+    }
+    whole.release(&ids[6]).await.expect(200);
+    whole.settled().await;
+    let states = [
+        ("o0", "cancelled"),
+        ("o1", "paid"),
+        ("o2", "shipped"),
+        ("o3", "cancelled"),
+        ("o4", "refunded"),
+        ("o5", "refunded"),
+        ("o6", "paid"),
+        ("o7", "paid"),
+        ("o8", "shipped"),
+        ("never", "paid"),
+    ];
+    for (order, state) in states {
+        push(&whole, order, state).await;
+    }
+    // A buyer who pays and then cancels: only the last word counts.
+    push(&whole, "o7", "cancelled").await;
+    let report = run(&whole).await;
+    assert_eq!(
+        (&report["kind"], &report["compared"]),
+        (&json!("order_state"), &json!(10))
+    );
+    assert_eq!(
+        found(&report),
+        [
+            told("never", "paid_without_reservation", "manual_review"),
+            told("o0", "cancelled_but_reserved", "corrected"),
+            told("o1", "paid_but_reserved", "corrected"),
+            told("o2", "shipped_but_reserved", "corrected"),
+            told("o3", "cancelled_but_committed", "manual_review"),
+            told("o4", "refunded_without_return", "manual_review"),
+            told("o5", "refunded_but_reserved", "corrected"),
+            told("o6", "paid_but_released", "manual_review"),
+            told("o7", "cancelled_but_reserved", "corrected"),
+        ]
+    );
+    for (n, status) in [
+        (0, "RELEASED"),
+        (1, "COMMITTED"),
+        (2, "COMMITTED"),
+        (3, "COMMITTED"),
+        (5, "RELEASED"),
+    ] {
+        let told = whole.reservation(&ids[n]).await.expect(200);
+        assert_eq!(told["status"], status, "o{n}");
+    }
+    let corrected = report["discrepancies"].as_array().expect("a list").iter();
+    for d in corrected.filter(|d| d["status"] == "corrected") {
+        let event: (String, String) =
+            sqlx::query_as("SELECT event_type::text, operator FROM inventory_event WHERE event_id = $1")
+                .bind(d["eventId"].as_i64())
+                .fetch_one(&whole.pool)
+                .await
+                .expect("its event");
+        let ended = if d["expected"] == "COMMITTED" {
+            "committed"
+        } else {
+            "released"
+        };
+        assert_eq!(event, (format!("inventory_{ended}"), "admin".to_owned()), "{d}");
+    }
+    assert_eq!(run(&whole).await["compared"], 0, "each state is judged once");
+    whole.settled().await;
+    assert_eq!(
+        whole.sale("s1").await["remaining"],
+        50 - 5 * 2,
+        "released units are for sale"
+    );
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_reserved_again_is_judged_by_what_it_has() {
+    let whole = Whole::empty().await;
+    whole.sell("s1", 50, json!({})).await;
+    whole.receive("cold", 10).await;
+    let first = whole.reserve(&Buy::of("o1")).await.id();
+    whole.release(&first).await.expect(200);
+    let second = whole.reserve(&Buy::of("o1")).await.id();
+    whole.commit(&second).await.expect(200);
+    push(&whole, "o1", "paid").await;
+    let report = run(&whole).await;
+    assert_eq!((found(&report), &report["compared"]), (vec![], &json!(1)));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn news_of_an_order_is_kept_once() {
+    let whole = Whole::empty().await;
+    let body = json!({"orderId": "o1", "state": "cancelled", "at": moment(&whole).await});
+    assert!(!whole.post(STATES, body.clone()).await.replayed);
+    let again = whole.post(STATES, body).await;
+    assert!(again.replayed);
+    again.expect(202);
+    for (field, value) in [
+        ("state", json!("lost")),
+        ("at", json!("2999-01-01T00:00:00Z")),
+        ("orderId", json!("a b")),
+    ] {
+        let mut body = json!({"orderId": "o1", "state": "paid", "at": moment(&whole).await});
+        body[field] = value;
+        let told = whole.post(STATES, body).await;
+        assert_eq!(
+            (told.problem(), &told.body["field"]),
+            ((400, "INVALID_REQUEST"), &json!(field))
+        );
+    }
+    let told = whole.admin(Method::POST, RUN, None).await.expect(200);
+    let kinds: Vec<_> = told["reports"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|r| &r["kind"])
+        .collect();
+    assert_eq!(kinds, ["ledger", "order_state"]);
+    assert_eq!(told["reports"][1]["compared"], 1);
+    whole.stop().await;
+}
