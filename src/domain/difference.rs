@@ -19,6 +19,20 @@ pub enum Kind {
     EventGap,
     /// A balance is not the sum of its reservations.
     BalanceReservations,
+    /// An event moves something else than its kind does.
+    EventShape,
+    /// Promised units are not on hand.
+    Promises,
+    /// What left one location is not what arrived at the other.
+    Transfer,
+    /// More came back of a reservation than it sold.
+    Returns,
+    /// An order holds an item twice.
+    OrderTwice,
+    /// An adjustment's event is missing, or tells something else.
+    AdjustmentEvent,
+    /// The event that a report says corrected something is missing, or is another.
+    CorrectionEvent,
     /// A reservation has no event that made it.
     ReservationWithoutEvent,
     /// A reservation's events do not lead to its status, or tell other units.
@@ -67,6 +81,13 @@ impl Kind {
             Kind::BalanceSum => "balance_sum",
             Kind::EventGap => "event_gap",
             Kind::BalanceReservations => "balance_reservations",
+            Kind::EventShape => "event_shape",
+            Kind::Promises => "promises",
+            Kind::Transfer => "transfer",
+            Kind::Returns => "returns",
+            Kind::OrderTwice => "order_twice",
+            Kind::AdjustmentEvent => "adjustment_event",
+            Kind::CorrectionEvent => "correction_event",
             Kind::ReservationWithoutEvent => "reservation_without_event",
             Kind::ReservationEvents => "reservation_events",
             Kind::EventWithoutReservation => "event_without_reservation",

@@ -10,6 +10,7 @@ mod carts;
 mod foothold;
 mod keys;
 mod lanes;
+mod movements;
 pub mod repair;
 mod reservations;
 mod sales;
@@ -66,6 +67,7 @@ impl Ledger {
             ..Audit::default()
         };
         balances::check(&mut tx, &mut audit).await?;
+        movements::check(&mut tx, &mut audit).await?;
         reservations::check(&mut tx, &mut audit).await?;
         carts::check(&mut tx, &mut audit).await?;
         sales::check(&mut tx, &mut audit).await?;

@@ -48,7 +48,12 @@ async fn an_event_that_tells_other_units_is_found() {
     ))
     .await;
     let found = fair
-        .assert_finds(&[Kind::ReservationEvents, Kind::BalanceSum, Kind::EventGap])
+        .assert_finds(&[
+            Kind::ReservationEvents,
+            Kind::BalanceSum,
+            Kind::EventGap,
+            Kind::EventShape,
+        ])
         .await;
     assert_eq!(found[0].site.reservation_id, Some(id));
 }

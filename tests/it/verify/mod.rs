@@ -4,5 +4,6 @@
 mod fair;
 mod halves;
 mod ledger;
+mod planted;
 mod repair;
 mod sound;

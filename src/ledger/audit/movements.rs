@@ -1,0 +1,230 @@
+//! Movements against what they claim to be: an event moves what its kind moves, units that leave one place for another
+//! arrive there, nothing comes back that was not sold, and whoever names an event has it.
+
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{Audit, rows_max};
+use crate::domain::difference::{Difference, Kind, Site};
+use crate::domain::reservation_id::ReservationId;
+use crate::ledger::LedgerError;
+
+/// Something about an item that is a number twice.
+#[derive(sqlx::FromRow)]
+struct Figure {
+    sku_id: String,
+    location_id: Option<String>,
+    reservation_id: Option<Uuid>,
+    of: String,
+    expected: i64,
+    found: i64,
+}
+
+/// An event that some other row names.
+#[derive(sqlx::FromRow)]
+struct Named {
+    by: String,
+    sku_id: String,
+    location_id: String,
+    event_id: i64,
+    expected: String,
+    found: String,
+}
+
+/// A change that does not fit its name.
+#[derive(sqlx::FromRow)]
+struct Misshapen {
+    sku_id: String,
+    location_id: String,
+    event_id: i64,
+    event_type: String,
+    moved: String,
+}
+
+pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+    let misshapen = misshapen(tx).await?;
+    audit.take(misshapen.iter().map(Misshapen::difference).collect());
+    let promises = promises(tx).await?;
+    let says = "units on hand cover what is reserved, unavailable and set aside, and none is below 0";
+    audit.take(figures(Kind::Promises, says, promises));
+    let transfers = transfers(tx).await?;
+    let says = "units that left one place and arrived at another";
+    audit.take(figures(Kind::Transfer, says, transfers));
+    let returns = returns(tx).await?;
+    let says = "units that came back of a reservation, at most those that it sold";
+    audit.take(figures(Kind::Returns, says, returns));
+    let twice = twice(tx).await?;
+    audit.take(figures(
+        Kind::OrderTwice,
+        "open reservations of one item for one order",
+        twice,
+    ));
+    for (kind, named) in [
+        (Kind::AdjustmentEvent, adjustments(tx).await?),
+        (Kind::CorrectionEvent, corrections(tx).await?),
+    ] {
+        audit.take(named.iter().map(|row| row.difference(kind)).collect());
+    }
+    Ok(())
+}
+
+fn figures(kind: Kind, says: &str, rows: Vec<Figure>) -> Vec<Difference> {
+    let difference = |row: Figure| {
+        let site = Site {
+            sku_id: Some(row.sku_id),
+            location_id: row.location_id,
+            reservation_id: row.reservation_id.map(ReservationId),
+            of: Some(row.of),
+            ..Site::default()
+        };
+        Difference::new(kind, site, says, row.expected, row.found)
+    };
+    rows.into_iter().map(difference).collect()
+}
+
+async fn misshapen(tx: &mut PgConnection) -> Result<Vec<Misshapen>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.misshapen: what each kind of event moves
+         SELECT sku_id, location_id, event_id, event_type::text AS event_type, format(
+             'on_hand %s, reserved %s, unavailable %s, escrowed %s, sold %s, damaged %s, returned %s', on_hand_delta,
+             reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta, returned_delta) AS moved
+         FROM inventory_event
+         WHERE NOT CASE event_type
+             WHEN 'inventory_received' THEN on_hand_delta > 0 AND (reserved_delta, unavailable_delta, escrowed_delta,
+                 sold_delta, damaged_delta, returned_delta) = (0, 0, 0, 0, 0, 0)
+             WHEN 'inventory_reserved' THEN reserved_delta > 0 AND escrowed_delta IN (0, -reserved_delta)
+                 AND (on_hand_delta, unavailable_delta, sold_delta, damaged_delta, returned_delta) = (0, 0, 0, 0, 0)
+             WHEN 'inventory_committed' THEN sold_delta > 0 AND (on_hand_delta, reserved_delta) =
+                 (-sold_delta, -sold_delta)
+                 AND (unavailable_delta, escrowed_delta, damaged_delta, returned_delta) = (0, 0, 0, 0)
+             WHEN 'inventory_released' THEN reserved_delta < 0 AND escrowed_delta IN (0, -reserved_delta)
+                 AND (on_hand_delta, unavailable_delta, sold_delta, damaged_delta, returned_delta) = (0, 0, 0, 0, 0)
+             WHEN 'inventory_expired' THEN reserved_delta < 0 AND escrowed_delta IN (0, -reserved_delta)
+                 AND (on_hand_delta, unavailable_delta, sold_delta, damaged_delta, returned_delta) = (0, 0, 0, 0, 0)
+             WHEN 'inventory_damaged' THEN unavailable_delta > 0 AND damaged_delta = unavailable_delta
+                 AND (on_hand_delta, reserved_delta, escrowed_delta, sold_delta, returned_delta) = (0, 0, 0, 0, 0)
+             WHEN 'inventory_returned' THEN returned_delta > 0 AND on_hand_delta = returned_delta
+                 AND unavailable_delta IN (0, returned_delta) AND damaged_delta = unavailable_delta
+                 AND (reserved_delta, escrowed_delta, sold_delta) = (0, 0, 0)
+             WHEN 'inventory_transferred' THEN on_hand_delta <> 0 AND (reserved_delta, unavailable_delta,
+                 escrowed_delta, sold_delta, damaged_delta, returned_delta) = (0, 0, 0, 0, 0, 0)
+             ELSE (reserved_delta, sold_delta) = (0, 0)
+         END
+         ORDER BY event_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+impl Misshapen {
+    fn difference(&self) -> Difference {
+        let site = Site::item(&self.sku_id, &self.location_id).with_figure(format!("event {}", self.event_id));
+        let expected = format!("what an {} event moves", self.event_type);
+        Difference::new(Kind::EventShape, site, "what it moved", expected, self.moved.as_str())
+    }
+}
+
+async fn promises(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.promises: the balance's own constraints, where somebody took them away
+         SELECT sku_id, location_id, NULL::uuid AS reservation_id, 'uncovered' AS of, 0::int8 AS expected,
+             greatest(reserved + unavailable + escrowed - on_hand, -on_hand, -reserved, -unavailable, -escrowed) AS found
+         FROM inventory_balance
+         WHERE on_hand < reserved + unavailable + escrowed OR least(on_hand, reserved, unavailable, escrowed) < 0
+         ORDER BY sku_id, location_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+async fn transfers(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.transfers: both sides of a transfer bear its id
+         SELECT sku_id, NULL::text AS location_id, NULL::uuid AS reservation_id,
+             'transfer ' || coalesce(reference_id, 'without an id') AS of,
+             (-sum(least(on_hand_delta, 0)))::int8 AS expected, sum(greatest(on_hand_delta, 0))::int8 AS found
+         FROM inventory_event WHERE event_type = 'inventory_transferred'
+         GROUP BY sku_id, reference_id HAVING sum(on_hand_delta) <> 0
+         ORDER BY sku_id, reference_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+async fn returns(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.returns
+         SELECT min(sku_id) AS sku_id, min(location_id) AS location_id, reservation_id, 'returned' AS of,
+             sum(sold_delta)::int8 AS expected, sum(returned_delta)::int8 AS found
+         FROM inventory_event WHERE reservation_id IS NOT NULL
+         GROUP BY reservation_id HAVING sum(returned_delta) > sum(sold_delta)
+         ORDER BY reservation_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+async fn twice(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.order_twice: an order holds an item once; open reservations are never in the cold tier
+         SELECT sku_id, location_id, NULL::uuid AS reservation_id, 'order ' || order_id AS of, 1::int8 AS expected,
+             count(*) AS found
+         FROM inventory_reservation WHERE status = 'RESERVED'
+         GROUP BY order_id, sku_id, location_id HAVING count(*) > 1
+         ORDER BY order_id, sku_id, location_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+async fn adjustments(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.adjustments: what was answered is what happened
+         SELECT 'adjustment ' || adjustment_id AS by, a.sku_id, a.location_id, event_id,
+             format('%s units, %s, leaving %s on hand', a.delta, a.reason, a.after ->> 'onHand') AS expected,
+             CASE WHEN e.event_id IS NULL THEN 'no such event'
+                  ELSE format('%s units, %s, leaving %s on hand', e.quantity_delta, e.reason, e.on_hand) END AS found
+         FROM adjustment a LEFT JOIN inventory_event e USING (event_id)
+         WHERE (a.sku_id, a.location_id, a.delta, a.reason, a.reference_id, (a.after ->> 'onHand')::int8)
+             IS DISTINCT FROM (e.sku_id, e.location_id, e.quantity_delta, e.reason, e.reference_id, e.on_hand)
+         ORDER BY event_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+async fn corrections(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.corrections: of counts and of balances; what an order's state led to is its reservation's event
+         SELECT 'report ' || report_id AS by, d.sku_id, d.location_id, event_id,
+             format('%s, of %s', w.reason, w.reference_id) AS expected,
+             CASE WHEN e.event_id IS NULL THEN 'no such event' ELSE format('%s, of %s', e.reason, e.reference_id) END
+                 AS found
+         FROM reconciliation_discrepancy d JOIN reconciliation_report r USING (report_id)
+         JOIN (VALUES (true, 'cycle_count_correction'), (false, 'ledger_reconciled')) AS k(counted, reason)
+             ON k.counted = (r.count_id IS NOT NULL)
+         CROSS JOIN LATERAL (SELECT k.reason, coalesce(r.count_id, r.report_id::text) AS reference_id) w
+         LEFT JOIN inventory_event e USING (event_id)
+         WHERE event_id IS NOT NULL AND r.kind <> 'order_state'
+           AND (d.sku_id, d.location_id, w.reason, w.reference_id)
+             IS DISTINCT FROM (e.sku_id, e.location_id, e.reason, e.reference_id)
+         ORDER BY event_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+impl Named {
+    fn difference(&self, kind: Kind) -> Difference {
+        let site = Site::item(&self.sku_id, &self.location_id).with_figure(format!("event {}", self.event_id));
+        let says = format!("the event of {}", self.by);
+        Difference::new(kind, site, &says, self.expected.as_str(), self.found.as_str())
+    }
+}
