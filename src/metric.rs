@@ -92,6 +92,8 @@ metrics_table! {
         "How far the snapshot is behind the ledger; from 2 s on pages are read from the ledger.";
     LOW_STOCK_ALERTS = "flashgate_low_stock_alerts_total", Kind::Counter, Count,
         "SKUs whose available units came down to their threshold, each time they did.";
+    RECONCILIATION_WAITING = "flashgate_reconciliation_waiting", Kind::Gauge, Count,
+        "Differences in reports that wait for a person.";
 
     QUEUE_DEPTH = "flashgate_queue_depth", Kind::Gauge, Count,
         "Reservations not yet in the ledger, by `lane`.";

@@ -122,7 +122,7 @@ async fn run(
 #[utoipa::path(get, path = "/admin/reconciliation/{reportId}", tag = "Admin",
     operation_id = "show_report", params(("reportId" = String, Path)), responses(
     (status = 200, description = "The report", body = Report),
-    (status = 404, description = "`NOT_FOUND`"),
+    (status = 404, description = "`UNKNOWN_REPORT`"),
 ))]
 async fn show(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Result<Json<Report>, Problem> {
     // What is no id names no report.
@@ -132,7 +132,7 @@ async fn show(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Re
     };
     match report {
         Some(report) => Ok(Json(report)),
-        None => Err(Problem::new(Code::NotFound, format!("there is no report {id}"))),
+        None => Err(Problem::new(Code::UnknownReport, format!("there is no report {id}"))),
     }
 }
 

@@ -67,6 +67,8 @@ codes! {
     UnknownSale = "UNKNOWN_SALE", NOT_FOUND, false, "The sale is not known";
     /// No such approval. Client: list them. Operator: nothing.
     UnknownApproval = "UNKNOWN_APPROVAL", NOT_FOUND, false, "The approval is not known";
+    /// No such report of a reconciliation. Client: list them. Operator: nothing.
+    UnknownReport = "UNKNOWN_REPORT", NOT_FOUND, false, "The report is not known";
     /// The path exists, the method does not. Client: use one of `Allow`. Operator: nothing.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED, false, "The path does not take this method";
     /// The body is over 64 KiB. Client: send less. Operator: nothing.

@@ -51,5 +51,7 @@ pub async fn run_once(context: &Context, settled_ms: i64) -> Result<Vec<Report>,
             tracing::info!(report = %report.id, kind, report.compared, report.different, "reconciled");
         }
     }
+    let waiting = u32::try_from(context.ledger.waiting().await?).unwrap_or(u32::MAX);
+    metrics::gauge!(metric::RECONCILIATION_WAITING).set(f64::from(waiting));
     Ok(reports)
 }

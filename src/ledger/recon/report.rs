@@ -211,6 +211,19 @@ impl Ledger {
         with_discrepancies(&mut connection, rows, filter.discrepancies).await
     }
 
+    /// How many differences wait for a person.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn waiting(&self) -> Result<i64, LedgerError> {
+        Ok(sqlx::query_scalar(
+            "-- recon.waiting: an index of those that wait
+             SELECT count(*) FROM reconciliation_discrepancy WHERE status = 'manual_review'",
+        )
+        .fetch_one(&self.pool)
+        .await?)
+    }
+
     /// Reports with differences that wait for a person, newest first.
     ///
     /// # Errors

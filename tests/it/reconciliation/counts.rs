@@ -207,7 +207,7 @@ async fn what_a_count_can_not_say_is_refused_by_field_or_code() {
     body["locationId"] = "nowhere".into();
     assert_eq!(whole.post(COUNTS, body).await.problem(), (404, "UNKNOWN_LOCATION"));
     let told = whole.admin(Method::GET, "/admin/reconciliation/none", None).await;
-    assert_eq!(told.problem(), (404, "NOT_FOUND"));
+    assert_eq!(told.problem(), (404, "UNKNOWN_REPORT"));
     assert_eq!(on_hand(&whole, "hot").await, 100);
     // Nothing of these was kept, so the name is free; a SKU that never lay there is counted as well.
     whole

@@ -6,4 +6,5 @@ mod halves;
 mod ledger;
 mod planted;
 mod repair;
+mod scheduled;
 mod sound;
