@@ -24,6 +24,43 @@ pub struct Balance {
     pub returned: i64,
 }
 
+/// What events say of a balance: everything in it that units move in and out of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+#[schema(as = EventImage)]
+pub struct Image {
+    /// Physically there, damaged ones included.
+    pub on_hand: i64,
+    /// Promised to durable reservations that have not ended.
+    pub reserved: i64,
+    /// There, but not for sale.
+    pub unavailable: i64,
+    /// Set aside for a sale.
+    pub escrowed: i64,
+    /// Cumulative.
+    pub sold: i64,
+    /// Cumulative.
+    pub damaged: i64,
+    /// Cumulative.
+    pub returned: i64,
+}
+
+impl Image {
+    /// What changed since `before`.
+    #[must_use]
+    pub fn minus(&self, before: &Image) -> Image {
+        Image {
+            on_hand: self.on_hand - before.on_hand,
+            reserved: self.reserved - before.reserved,
+            unavailable: self.unavailable - before.unavailable,
+            escrowed: self.escrowed - before.escrowed,
+            sold: self.sold - before.sold,
+            damaged: self.damaged - before.damaged,
+            returned: self.returned - before.returned,
+        }
+    }
+}
+
 impl Balance {
     /// `on_hand - reserved - unavailable - safety_stock`, never below 0.
     #[must_use]

@@ -18,6 +18,7 @@ pub mod code;
 mod counts;
 mod edge;
 mod endings;
+mod events;
 mod health;
 pub mod idempotency;
 pub mod json;
@@ -147,6 +148,7 @@ fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
         .merge(admin_reconciliation::routes())
         .merge(stock::routes())
         .merge(counts::routes())
+        .merge(events::routes())
         .merge(openapi::routes())
 }
 

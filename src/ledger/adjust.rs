@@ -271,6 +271,7 @@ impl Adjust {
             order_id: None,
             operator: by.operator.clone(),
             trace_id: by.trace.map(|trace| trace.to_uuid()),
+            metadata: None,
         }
     }
 }

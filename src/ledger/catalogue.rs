@@ -240,6 +240,7 @@ pub(super) fn safety_movement(item: Item, freed: i64, by: &By) -> Movement {
         order_id: None,
         operator: by.operator.clone(),
         trace_id: by.trace.map(|trace| trace.to_uuid()),
+        metadata: None,
     }
 }
 

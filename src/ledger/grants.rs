@@ -340,6 +340,7 @@ async fn return_units(
             order_id: None,
             operator: None,
             trace_id: None,
+            metadata: None,
         });
     }
     post(tx, &movements).await?;

@@ -17,6 +17,7 @@ mod claims;
 pub mod deployment;
 mod endings;
 mod error;
+pub mod events;
 mod expiry;
 mod extend;
 pub mod grants;
@@ -45,6 +46,8 @@ mod take;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
 pub use deployment::Deployment;
@@ -101,6 +104,8 @@ pub struct Ledger {
     pool: PgPool,
     reads: ReadPools,
     recon: recon::Settings,
+    /// No event up to this id can show up any more.
+    settled_id: Arc<AtomicI64>,
 }
 
 impl Ledger {
@@ -118,6 +123,7 @@ impl Ledger {
                 settings.read_url.as_deref().map(reads).transpose()?,
             ),
             recon: settings.recon,
+            settled_id: Arc::default(),
         })
     }
 
@@ -127,6 +133,7 @@ impl Ledger {
             pool: pool.clone(),
             reads: self.reads.clone(),
             recon: self.recon,
+            settled_id: Arc::clone(&self.settled_id),
         }
     }
 

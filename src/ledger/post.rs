@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use sqlx::PgConnection;
+use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::LedgerError;
@@ -10,24 +11,35 @@ use crate::domain::balance::Balance;
 use crate::domain::id::Item;
 
 /// What a movement is called in the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub enum EventType {
     /// Stock came in.
+    #[serde(rename = "inventory_received")]
     Received,
     /// A reservation became durable.
+    #[serde(rename = "inventory_reserved")]
     Reserved,
     /// It was sold.
+    #[serde(rename = "inventory_committed")]
     Committed,
     /// It was given back.
+    #[serde(rename = "inventory_released")]
     Released,
     /// Its time was over.
+    #[serde(rename = "inventory_expired")]
     Expired,
     /// A balance was adjusted, or units moved in or out of escrow.
+    #[serde(rename = "inventory_adjusted")]
     Adjusted,
     /// Units were damaged.
+    #[serde(rename = "inventory_damaged")]
     Damaged,
     /// Units came back from a customer.
+    #[serde(rename = "inventory_returned")]
     Returned,
+    /// Units went from one location to another.
+    #[serde(rename = "inventory_transferred")]
+    Transferred,
 }
 
 impl EventType {
@@ -43,6 +55,7 @@ impl EventType {
             EventType::Adjusted => "inventory_adjusted",
             EventType::Damaged => "inventory_damaged",
             EventType::Returned => "inventory_returned",
+            EventType::Transferred => "inventory_transferred",
         }
     }
 }
@@ -95,6 +108,8 @@ pub struct Movement {
     pub operator: Option<String>,
     /// In which trace.
     pub trace_id: Option<Uuid>,
+    /// What else there is to know about it.
+    pub metadata: Option<serde_json::Value>,
 }
 
 /// A movement as it was posted.
@@ -250,11 +265,11 @@ async fn append_events(
          INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, on_hand_delta, reserved_delta,
              unavailable_delta, escrowed_delta, sold_delta, damaged_delta, returned_delta, on_hand, reserved,
              unavailable, escrowed, sold, damaged, returned, reason, reference_id, reservation_id, order_id, operator,
-             trace_id)
+             trace_id, metadata)
          SELECT * FROM UNNEST($1::inventory_event_type[], $2::text[], $3::text[], $4::int8[], $5::int8[], $6::int8[],
              $7::int8[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::int8[],
              $15::int8[], $16::int8[], $17::int8[], $18::int8[], $19::text[], $20::text[], $21::uuid[], $22::text[],
-             $23::text[], $24::uuid[])
+             $23::text[], $24::uuid[], $25::jsonb[])
          RETURNING event_id",
     )
     .bind(movements.iter().map(|m| m.event.as_str()).collect::<Vec<_>>())
@@ -281,6 +296,12 @@ async fn append_events(
     .bind(text(movements, |m| m.order_id.as_deref()))
     .bind(text(movements, |m| m.operator.as_deref()))
     .bind(movements.iter().map(|m| m.trace_id).collect::<Vec<_>>())
+    .bind(
+        movements
+            .iter()
+            .map(|m| m.metadata.as_ref().map(Json))
+            .collect::<Vec<_>>(),
+    )
     .fetch_all(&mut *tx)
     .await?;
     Ok(ids)

@@ -237,6 +237,7 @@ pub(super) fn escrow_movement(sale: &Sale, units: i64, reason: &str, by: &By) ->
         order_id: None,
         operator: by.operator.clone(),
         trace_id: by.trace.map(|trace| trace.to_uuid()),
+        metadata: None,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod crowd;
 mod dev;
+mod events;
 mod faults;
 mod flash_grant;
 mod flash_lane;

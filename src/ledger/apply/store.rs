@@ -217,6 +217,7 @@ fn movement(item: &crate::domain::id::Item, event: EventType, units: i64) -> Mov
         order_id: None,
         operator: None,
         trace_id: None,
+        metadata: None,
     }
 }
 

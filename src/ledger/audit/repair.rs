@@ -110,6 +110,7 @@ impl Repair {
             order_id: None,
             operator: Some(operator.to_owned()),
             trace_id: None,
+            metadata: None,
         }
     }
 }

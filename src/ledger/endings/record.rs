@@ -91,6 +91,7 @@ impl Ended {
             order_id: Some(self.row.order_id.clone()),
             operator: self.operator.clone(),
             trace_id: Some(self.trace.to_uuid()),
+            metadata: None,
         })
     }
 

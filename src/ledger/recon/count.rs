@@ -219,6 +219,7 @@ pub(super) fn correction(item: &Item, delta: i64, count_id: &str, by: &By) -> Mo
         order_id: None,
         operator: by.operator.clone(),
         trace_id: by.trace.map(|trace| trace.to_uuid()),
+        metadata: None,
     }
 }
 

@@ -112,6 +112,7 @@ fn movement(row: &ReservationRow, ask: &EndAsk) -> Result<Movement, LedgerError>
         order_id: Some(row.order_id.clone()),
         operator: ask.operator.clone(),
         trace_id: Some(ask.trace.to_uuid()),
+        metadata: None,
     })
 }
 

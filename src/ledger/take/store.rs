@@ -128,6 +128,7 @@ impl Row<'_> {
             order_id: Some(self.ask.order.to_string()),
             operator: None,
             trace_id: Some(self.ask.trace.to_uuid()),
+            metadata: None,
         }
     }
 }

@@ -1,0 +1,230 @@
+//! Many events: a page costs the same wherever it lies.
+//!
+//! Costs are buffers and rows as Postgres counts them, so a busy machine changes nothing. How many events there are says
+//! `FLASHGATE_TEST_EVENTS` (`scripts/many-events.sh` asks for five million).
+
+use chrono::{DateTime, TimeDelta, Utc};
+use flashgate::domain::id::{LocationId, OrderId};
+use flashgate::ledger::events::{After, Wanted};
+use flashgate::ledger::post::EventType;
+use serde_json::Value;
+use sqlx::PgPool;
+
+use crate::support::ledger::{Desk, sku};
+
+const EVENTS: i64 = 200_000;
+const LIMIT: u16 = 100;
+
+/// Events of 500 SKUs at 20 locations over five days, the kinds as a shop has them.
+async fn plant(pool: &PgPool, events: i64) {
+    let mut connection = pool.acquire().await.expect("connects");
+    for statement in [
+        "SET statement_timeout = 0",
+        "SELECT ensure_day(now() - n * interval '1 day') FROM generate_series(0, 5) AS n",
+        "INSERT INTO location (location_id, name, kind, region)
+         SELECT 'w' || n, 'x', 'warehouse', 'eu' FROM generate_series(0, 19) AS n",
+        "INSERT INTO sku (sku_id) SELECT 's' || n FROM generate_series(0, 499) AS n",
+        "INSERT INTO inventory_balance (sku_id, location_id)
+         SELECT 's' || s, 'w' || l FROM generate_series(0, 499) AS s, generate_series(0, 19) AS l",
+    ] {
+        sqlx::query(statement).execute(&mut *connection).await.expect(statement);
+    }
+    sqlx::query(
+        "INSERT INTO inventory_event (event_id, event_type, sku_id, location_id, quantity_delta, on_hand, reserved,
+             unavailable, escrowed, sold, damaged, returned, order_id, created_at)
+         SELECT n, (CASE WHEN n % 1000 = 0 THEN 'inventory_damaged' WHEN n % 2 = 0 THEN 'inventory_reserved'
+                    ELSE 'inventory_committed' END)::inventory_event_type,
+             's' || n * 7919 % 500, 'w' || n * 104729 % 19, 1, 0, 0, 0, 0, 0, 0, 0, 'o' || n / 4,
+             now() - interval '4 days' + n * interval '4 days' / $1
+         FROM generate_series(1, $1) AS n",
+    )
+    .bind(events)
+    .execute(&mut *connection)
+    .await
+    .expect("plants");
+    sqlx::query("SELECT setval('inventory_event_id', $1)")
+        .bind(events + 1)
+        .execute(&mut *connection)
+        .await
+        .expect("moves on");
+    sqlx::query("VACUUM ANALYZE inventory_event")
+        .execute(&mut *connection)
+        .await
+        .expect("analyzes");
+}
+
+/// Buffers that a page after this event touches, and events that it reads.
+async fn cost(pool: &PgPool, wanted: &Wanted, after: i64, from: DateTime<Utc>) -> (i64, i64) {
+    let orders = wanted.order.as_ref().map(|order| vec![order.to_string()]);
+    let plan: Value = sqlx::query_scalar(&format!(
+        "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}",
+        wanted.statement()
+    ))
+    .bind(wanted.sku.as_ref().map(ToString::to_string))
+    .bind(wanted.location.as_ref().map(ToString::to_string))
+    .bind(orders)
+    .bind(None::<uuid::Uuid>)
+    .bind(wanted.event_type.map(EventType::as_str))
+    .bind(after)
+    .bind(i64::MAX)
+    .bind(from)
+    .bind(from + TimeDelta::days(3))
+    .bind(i64::from(LIMIT))
+    .fetch_one(pool)
+    .await
+    .expect("explains");
+    let plan = &plan[0]["Plan"];
+    let blocks = |name: &str| plan[name].as_i64().unwrap_or(0);
+    (
+        blocks("Shared Hit Blocks") + blocks("Shared Read Blocks"),
+        rows_read(plan),
+    )
+}
+
+/// Rows that the scans of events gave and threw away.
+fn rows_read(plan: &Value) -> i64 {
+    let number = |name: &str| plan[name].as_f64().unwrap_or(0.0);
+    let own = if plan["Relation Name"]
+        .as_str()
+        .is_some_and(|name| name.starts_with("inventory_event"))
+    {
+        (number("Actual Rows") + number("Rows Removed by Filter")) * number("Actual Loops")
+    } else {
+        0.0
+    };
+    #[allow(clippy::cast_possible_truncation, reason = "a count of rows")]
+    let own = own.round() as i64;
+    own + plan["Plans"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(rows_read)
+        .sum::<i64>()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deep_page_costs_what_the_first_one_does() {
+    let events = std::env::var("FLASHGATE_TEST_EVENTS").map_or(EVENTS, |n| n.parse().expect("a number"));
+    let desk = Desk::open().await;
+    plant(&desk.pool, events).await;
+    let any = Wanted::default;
+    let at = |text: &str| LocationId::try_from(text).ok();
+    let cases = [
+        ("all", any()),
+        (
+            "sku",
+            Wanted {
+                sku: Some(sku("s7")),
+                ..any()
+            },
+        ),
+        (
+            "item",
+            Wanted {
+                sku: Some(sku("s7")),
+                location: at("w3"),
+                ..any()
+            },
+        ),
+        (
+            "location",
+            Wanted {
+                location: at("w3"),
+                ..any()
+            },
+        ),
+        (
+            "kind",
+            Wanted {
+                event_type: Some(EventType::Reserved),
+                ..any()
+            },
+        ),
+        (
+            "rare kind",
+            Wanted {
+                event_type: Some(EventType::Damaged),
+                ..any()
+            },
+        ),
+        (
+            "kind at location",
+            Wanted {
+                location: at("w3"),
+                event_type: Some(EventType::Reserved),
+                ..any()
+            },
+        ),
+        (
+            "order",
+            Wanted {
+                order: OrderId::try_from("o17").ok(),
+                ..any()
+            },
+        ),
+    ];
+    for (name, wanted) in cases {
+        let first = desk
+            .ledger
+            .events(&wanted, LIMIT)
+            .await
+            .expect("reads")
+            .expect("is there");
+        assert!(
+            !first.events.is_empty() && first.events.is_sorted_by_key(|event| event.id),
+            "{name}"
+        );
+        let began = first.events[0].created_at.to_utc();
+        let (first_blocks, first_rows) = cost(&desk.pool, &wanted, 0, began).await;
+        for tenths in [3_i64, 6, 8] {
+            let after = events / 10 * tenths;
+            let deep = Wanted {
+                after: Some(After::Event(after)),
+                ..wanted.clone()
+            };
+            let page = desk
+                .ledger
+                .events(&deep, LIMIT)
+                .await
+                .expect("reads")
+                .expect("is there");
+            assert!(page.events.iter().all(|event| event.id > after), "{name}");
+            let (blocks, rows) = cost(&desk.pool, &wanted, after, began + TimeDelta::minutes(576 * tenths)).await;
+            eprintln!(
+                "{name} at {tenths}/10 of {events}: {blocks} buffers, {rows} rows; first {first_blocks}, {first_rows}"
+            );
+            // A page length for each of 20 locations or 9 kinds, and the descents of the days.
+            assert!(
+                rows <= first_rows * 2 + 200 && rows <= 2_200,
+                "{name}: {rows} rows, {first_rows} at first"
+            );
+            assert!(
+                blocks <= first_blocks * 2 + 200,
+                "{name}: {blocks} buffers, {first_blocks} at first"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_over_all_days_meets_each_event_once() {
+    let desk = Desk::open().await;
+    plant(&desk.pool, 5_000).await;
+    let mut wanted = Wanted {
+        location: LocationId::try_from("w3").ok(),
+        ..Wanted::default()
+    };
+    let mut ids = Vec::new();
+    loop {
+        let page = desk.ledger.events(&wanted, 37).await.expect("reads").expect("is there");
+        ids.extend(page.events.iter().map(|event| event.id));
+        let Some(next) = page.next else { break };
+        wanted.after = next.to_string().parse().ok();
+    }
+    let all: Vec<i64> =
+        sqlx::query_scalar("SELECT event_id FROM inventory_event WHERE location_id = 'w3' ORDER BY event_id")
+            .fetch_all(&desk.pool)
+            .await
+            .expect("reads");
+    assert_eq!(ids, all);
+}

@@ -1,0 +1,5 @@
+//! The event ledger: its pages.
+
+mod late;
+mod many;
+mod pages;
