@@ -8,6 +8,7 @@ mod bring_up;
 mod demo;
 mod halves;
 mod limits;
+mod replay;
 mod report;
 
 use std::io::{self, Write};
@@ -120,6 +121,7 @@ pub async fn run(command: Command) -> Result<ExitCode, AppError> {
         Command::Migrate(migrate) => run_migrate(migrate).await?,
         Command::Verify(verify) => return Ok(halves::verify(verify).await?),
         Command::Reconcile(reconcile) => return Ok(halves::reconcile(reconcile).await?),
+        Command::Replay(replay) => return Ok(replay::run(replay).await?),
         Command::Openapi => writeln!(io::stdout(), "{}", openapi::document_json())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@
 
 mod file;
 mod halves;
+mod replay;
 mod servers;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 pub use halves::{Halves, Reconcile, Verify};
+pub use replay::Replay;
 
 use crate::http::{admission, listen};
 use crate::{flash, ledger, telemetry};
@@ -50,6 +52,8 @@ pub enum Command {
     Verify(Verify),
     /// List drift between Redis and the ledger, and repair it on request; exit codes as for verify
     Reconcile(Reconcile),
+    /// Tell from the ledger's events what a SKU or an order was at an instant; exit codes as for verify
+    Replay(Replay),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -230,6 +234,7 @@ impl Command {
             Command::Migrate(migrate) => one_of("--database-url", &migrate.database_url, &DATABASE_SCHEMES),
             Command::Verify(verify) => verify.halves.check(),
             Command::Reconcile(reconcile) => reconcile.check(),
+            Command::Replay(replay) => replay.check(),
             Command::Openapi => Ok(()),
         }
     }

@@ -31,6 +31,7 @@ pub mod read_model;
 pub mod recall;
 pub mod recon;
 pub mod recovery;
+pub mod replay;
 mod reservation;
 mod retry;
 pub mod route;

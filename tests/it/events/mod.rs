@@ -1,5 +1,6 @@
-//! The event ledger: its pages.
+//! The event ledger: its pages, and replays of it.
 
 mod late;
 mod many;
 mod pages;
+mod replay;

@@ -1,0 +1,109 @@
+//! What was, told from the events by the command `replay`.
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::pages::page;
+use crate::support::door::Buy;
+use crate::support::gateway::{Whole, migrate};
+use crate::support::servers::shared;
+
+/// The exit code and what was printed.
+async fn replay(url: &str, args: &[&str]) -> (i32, String) {
+    let said = Command::new(env!("CARGO_BIN_EXE_flashgate"))
+        .args(["replay", "--log-filter", "error", "--database-url", url])
+        .args(args)
+        .output()
+        .await
+        .expect("it runs");
+    let out = String::from_utf8_lossy(&said.stdout).into_owned();
+    (said.status.code().expect("it was not killed"), out)
+}
+
+async fn told(url: &str, args: &[&str]) -> Value {
+    let (code, out) = replay(url, &[args, &["--json"]].concat()).await;
+    assert_eq!(code, 0, "{out}");
+    serde_json::from_str(&out).expect("JSON")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sku_and_an_order_are_told_as_they_were_at_any_instant() {
+    let url = shared().await.database().await;
+    migrate(&url).await;
+    let whole = Whole::over(&shared().await.redis(), &url).await;
+    whole.sell("s1", 10, json!({})).await;
+    let id = whole.reserve(&Buy::of("o1").units(2)).await.id();
+    whole.commit(&id).await.expect(200);
+    let lost = json!({"skuId": "hot", "locationId": "wh1", "delta": 5, "reason": "stock_received"});
+    whole.post("/api/inventory/adjustments", lost).await.expect(201);
+    let events = page(&whole, "skuId=hot", 5).await;
+    let events = events["events"].as_array().expect("a list");
+    // At the instant of each event the SKU was as that event left it; of several in a millisecond, as the last did.
+    for event in events {
+        let at = event["createdAt"].as_str().expect("an instant");
+        let last = events.iter().rfind(|other| other["createdAt"] == event["createdAt"]);
+        let then = told(&url, &["--sku", "hot", "--at", at]).await;
+        assert_eq!(
+            (
+                &then["stock"][0]["balance"],
+                &then["stock"][0]["locationId"],
+                &then["breaks"]
+            ),
+            (&last.expect("itself")["after"], &json!("wh1"), &json!([]))
+        );
+    }
+    let balance = whole
+        .get("/api/inventory?skuId=hot&locationId=wh1&consistency=strong")
+        .await
+        .expect(200);
+    let now = told(&url, &["--sku", "hot", "--location", "wh1"]).await;
+    for field in ["onHand", "reserved", "unavailable", "sold", "damaged", "returned"] {
+        assert_eq!(now["stock"][0]["balance"][field], balance[field], "{field}");
+    }
+    let of_order: Vec<&Value> = events.iter().filter(|event| event["orderId"] == "o1").collect();
+    let order = told(&url, &["--order", "o1"]).await;
+    assert_eq!(
+        order["reservations"][0],
+        json!({"reservationId": id, "skuId": "hot", "locationId": "wh1", "reserved": 0, "sold": 2, "returned": 0,
+               "last": "inventory_committed", "eventId": of_order[1]["eventId"], "since": of_order[1]["createdAt"]})
+    );
+    let before = events[0]["createdAt"].as_str().expect("an instant");
+    assert_eq!(told(&url, &["--order", "o1", "--at", before]).await["events"], 0);
+    let (code, table) = replay(&url, &["--sku", "hot"]).await;
+    assert!(code == 0 && table.contains("wh1"), "{table}");
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ledger_that_contradicts_itself_is_told() {
+    let url = shared().await.database().await;
+    migrate(&url).await;
+    let whole = Whole::over(&shared().await.redis(), &url).await;
+    whole.receive("hot", 10).await;
+    sqlx::query("UPDATE inventory_balance SET on_hand = on_hand + 1")
+        .execute(&whole.pool)
+        .await
+        .expect("cheats");
+    whole.receive("hot", 5).await;
+    let (code, out) = replay(&url, &["--sku", "hot", "--json"]).await;
+    let report: Value = serde_json::from_str(&out).expect("JSON");
+    assert_eq!(code, 1);
+    assert_eq!(
+        (
+            &report["breaks"][0]["sum"]["onHand"],
+            &report["breaks"][0]["before"]["onHand"]
+        ),
+        (&json!(10), &json!(11))
+    );
+    for (args, expected) in [
+        (&["--sku", "hot", "--order", "o1"][..], 2),
+        (&["--location", "wh1"], 2),
+        (&["--sku", "hot", "--at", "yesterday"], 2),
+        (&[], 2),
+        (&["--sku", "none"], 0),
+    ] {
+        assert_eq!(replay(&url, args).await.0, expected, "{args:?}");
+    }
+    whole.stop().await;
+}
