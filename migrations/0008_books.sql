@@ -8,3 +8,8 @@ CREATE INDEX event_by_item ON inventory_event (sku_id, location_id, event_id);
 CREATE INDEX event_by_place ON inventory_event (location_id, event_type, event_id);
 -- An order's events; a reservation's are found among those of its order.
 CREATE INDEX event_by_order ON inventory_event (order_id, event_id) WHERE order_id IS NOT NULL;
+
+-- An adjustment that takes another one back names its event. Once: the second finds the first.
+ALTER TABLE adjustment ADD COLUMN undoes bigint; -- event_id of the other one; null: an adjustment of its own
+CREATE UNIQUE INDEX adjustment_undone_once ON adjustment (undoes) WHERE undoes IS NOT NULL;
+CREATE INDEX adjustment_by_event ON adjustment (event_id);

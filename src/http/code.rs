@@ -69,6 +69,8 @@ codes! {
     UnknownApproval = "UNKNOWN_APPROVAL", NOT_FOUND, false, "The approval is not known";
     /// No such report of a reconciliation. Client: list them. Operator: nothing.
     UnknownReport = "UNKNOWN_REPORT", NOT_FOUND, false, "The report is not known";
+    /// No such event. Client: check the id. Operator: nothing.
+    UnknownEvent = "UNKNOWN_EVENT", NOT_FOUND, false, "The event is not known";
     /// The path exists, the method does not. Client: use one of `Allow`. Operator: nothing.
     MethodNotAllowed = "METHOD_NOT_ALLOWED", METHOD_NOT_ALLOWED, false, "The path does not take this method";
     /// The body is over 64 KiB. Client: send less. Operator: nothing.
@@ -103,6 +105,8 @@ codes! {
     NotCommitted = "NOT_COMMITTED", CONFLICT, false, "The reservation was not committed";
     /// A newer count was applied. Client: drop the old one. Operator: check the feed's clock.
     StaleCount = "STALE_COUNT", CONFLICT, false, "A newer count was applied";
+    /// Only adjustments can be undone, and no undo. Client: adjust instead. Operator: the same.
+    NotUndoable = "NOT_UNDOABLE", CONFLICT, false, "The event can't be undone";
     /// The id is taken, or the item has a sale that has not ended. Client: use another id. Operator: stop the other.
     SaleExists = "SALE_EXISTS", CONFLICT, false, "There is such a sale";
     /// The sale can't go there from its `state`. Client: read the sale. Operator: nothing.

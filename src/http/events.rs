@@ -1,31 +1,38 @@
-//! The event ledger: its pages.
+//! The event ledger: its pages, and the undoing of a wrong adjustment.
 
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Gateway;
-use super::json::Json;
+use super::author::{Author, answer, insufficient};
+use super::code::Code;
+use super::json::{Json, OptionalJson};
 use super::numbers::Whole;
-use super::params::Query;
+use super::params::{Path, Query};
 use super::problem::Problem;
+use super::stock::AdjustmentBody;
 use crate::domain::balance::Image;
 use crate::domain::id::{LocationId, OrderId, Sku};
 use crate::domain::reservation_id::ReservationId;
+use crate::domain::text::Text;
 use crate::domain::time::Millis;
 use crate::domain::trace::TraceId;
 use crate::ledger::events::{Event, NotACursor, Wanted};
 use crate::ledger::post::EventType;
+use crate::ledger::undo::Undone;
 
 /// Events a page, where the caller does not say.
 const LIMIT: u16 = 100;
 
 /// The admin listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
-    OpenApiRouter::new().routes(routes!(list))
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(undo))
 }
 
 /// Which events. What is sent must all be so.
@@ -133,4 +140,50 @@ async fn list(
         events: page.events.into_iter().map(EventBody::from).collect(),
         next: page.next.map(|cursor| cursor.to_string()),
     }))
+}
+
+/// What the operator says about it.
+#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+struct UndoBody {
+    /// Kept in the event's `metadata`.
+    #[schema(value_type = Option<String>, max_length = 1000)]
+    note: Option<Text<1000>>,
+}
+
+/// Takes back the adjustment of an event, once, by an event of its own that names it. Asking again gives the first
+/// answer.
+#[utoipa::path(post, path = "/admin/events/{eventId}/undo", tag = "Admin", request_body = UndoBody,
+    params(("eventId" = i64, Path)), responses(
+        (status = 201, body = AdjustmentBody),
+        (status = 404, description = "`UNKNOWN_EVENT`"),
+        (status = 409, description = "`NOT_UNDOABLE`: no adjustment, or an undo; `INSUFFICIENT_STOCK`, with what \
+                                      stands in the way"),
+))]
+async fn undo(
+    State(gateway): State<Arc<Gateway>>,
+    Path(event_id): Path<i64>,
+    author: Author,
+    OptionalJson(body): OptionalJson<UndoBody>,
+) -> Result<Response, Problem> {
+    let note = body.note.map(Text::into_string);
+    match gateway.ledger.undo(event_id, note.as_deref(), &author.by()).await? {
+        Undone::Done(undo) => {
+            tracing::info!(
+                trace = %author.trace, operator = author.operator, undoes = event_id, event = undo.event_id,
+                before = ?undo.before, after = ?undo.after, "an adjustment was undone"
+            );
+            Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), false))
+        }
+        Undone::Replayed(undo) => Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), true)),
+        Undone::UnknownEvent => {
+            Err(Problem::new(Code::UnknownEvent, format!("there is no event {event_id}")).with("eventId", event_id))
+        }
+        Undone::NotUndoable => Err(Problem::new(
+            Code::NotUndoable,
+            format!("event {event_id} is no adjustment, or takes one back itself"),
+        )
+        .with("eventId", event_id)),
+        Undone::Insufficient { wanted, found } => Err(insufficient(wanted, &found)),
+    }
 }

@@ -48,7 +48,7 @@ struct AdjustBody {
 #[derive(Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 #[schema(as = Adjustment)]
-struct AdjustmentBody {
+pub(super) struct AdjustmentBody {
     adjustment_id: String,
     event_id: i64,
     reference_id: String,

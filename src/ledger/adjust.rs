@@ -156,7 +156,7 @@ pub enum Adjusted {
 }
 
 #[derive(sqlx::FromRow)]
-struct AdjustmentRow {
+pub(super) struct AdjustmentRow {
     adjustment_id: Uuid,
     event_id: i64,
     reference_id: String,

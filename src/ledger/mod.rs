@@ -2,8 +2,8 @@
 //!
 //! The only user of sqlx. Every change of a balance goes through [`post`], which writes the event beside it; every
 //! statement opens with its own name. Locks are taken in one order, so that nothing deadlocks but by accident, and
-//! what does is retried: lane → sale → sale_bucket → inventory_reservation → inventory_key → inventory_balance →
-//! inventory_event → sale_tally → lane_grant, rows of one table sorted by their key. The snapshot and the alerts are
+//! what does is retried: lane → sale → sale_bucket → adjustment → inventory_reservation → inventory_key →
+//! inventory_balance → inventory_event → sale_tally → lane_grant, rows of one table sorted by their key. The snapshot and the alerts are
 //! written by one transaction at a time, which locks nothing else (an advisory lock says whose turn it is). A count's row
 //! in reconciliation_report stands before the balances, reconciliation_discrepancy and count_mark after the events, and
 //! order_state is never held together with any of these.
@@ -43,6 +43,7 @@ mod sale_row;
 mod snapshot;
 mod stall;
 mod take;
+pub mod undo;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};

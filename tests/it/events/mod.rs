@@ -1,6 +1,7 @@
-//! The event ledger: its pages, and replays of it.
+//! The event ledger: its pages, replays of it, and what is undone.
 
 mod late;
 mod many;
 mod pages;
 mod replay;
+mod undo;

@@ -1,0 +1,97 @@
+//! A wrong adjustment, taken back.
+
+use serde_json::{Value, json};
+
+use super::pages::page;
+use crate::support::gateway::Whole;
+
+async fn adjust(whole: &Whole, delta: i64, reason: &str) -> Value {
+    let body = json!({"skuId": "hot", "locationId": "wh1", "delta": delta, "reason": reason, "referenceId": "slip-7"});
+    whole.post("/api/inventory/adjustments", body).await.expect(201)
+}
+
+fn undo_path(event: &Value) -> String {
+    format!("/admin/events/{event}/undo")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_names_what_it_takes_back_and_happens_once() {
+    let whole = Whole::open().await;
+    for (delta, reason) in [
+        (-7, "damaged"),
+        (40, "manual_correction"),
+        (3, "return_processed"),
+        (-2, "lost"),
+    ] {
+        let wrong = adjust(&whole, delta, reason).await;
+        let path = undo_path(&wrong["eventId"]);
+        let undo = whole.post(&path, json!({"note": "typo"})).await.expect(201);
+        assert_eq!(
+            (&undo["before"], &undo["after"]),
+            (&wrong["after"], &wrong["before"]),
+            "{reason}"
+        );
+        let again = whole.post(&path, json!({})).await;
+        assert!(again.replayed);
+        assert_eq!(again.expect(201), undo);
+        let told = page(&whole, &format!("after={}", wrong["eventId"]), 1).await;
+        let event = &told["events"][0];
+        assert_eq!(event["metadata"], json!({"undoes": wrong["eventId"], "note": "typo"}));
+        assert_eq!(
+            (&event["eventId"], &event["quantityDelta"], &event["referenceId"]),
+            (&undo["eventId"], &json!(-delta), &json!("slip-7"))
+        );
+        let undone = whole.post(&undo_path(&undo["eventId"]), json!({})).await;
+        assert_eq!(undone.problem(), (409, "NOT_UNDOABLE"));
+    }
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_at_once_undo_it_once() {
+    let whole = Whole::open().await;
+    let wrong = adjust(&whole, 40, "manual_correction").await;
+    let path = undo_path(&wrong["eventId"]);
+    let told = futures::future::join_all((0..10).map(|_| whole.post(&path, json!({})))).await;
+    let first: Vec<_> = told.iter().filter(|told| !told.replayed).collect();
+    assert_eq!(first.len(), 1, "{told:?}");
+    for told in &told {
+        assert_eq!((told.status, &told.body), (201, &first[0].body));
+    }
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_takes_nothing_that_is_promised() {
+    let whole = Whole::empty().await;
+    whole.receive("hot", 10).await;
+    let wrong = adjust(&whole, 5, "stock_received").await;
+    let sale = json!({"saleId": "s1", "skuId": "hot", "locationId": "wh1", "allocation": 12});
+    whole.post("/admin/sales", sale).await.expect(201);
+    let told = whole.post(&undo_path(&wrong["eventId"]), json!({})).await;
+    assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
+    assert_eq!(
+        (&told.body["available"], &told.body["escrowed"]),
+        (&json!(3), &json!(12))
+    );
+    let events = page(&whole, "skuId=hot", 3).await;
+    let escrow = &events["events"][2]["eventId"];
+    assert_eq!(
+        whole.post(&undo_path(escrow), json!({})).await.problem(),
+        (409, "NOT_UNDOABLE")
+    );
+    let none = json!(9_999_999);
+    assert_eq!(
+        whole.post(&undo_path(&none), json!({})).await.problem(),
+        (404, "UNKNOWN_EVENT")
+    );
+    let told = whole.post("/admin/events/x/undo", json!({})).await;
+    assert_eq!(
+        (told.problem(), &told.body["field"]),
+        ((400, "INVALID_REQUEST"), &json!("eventId"))
+    );
+    whole.settled().await;
+    whole.stop().await;
+}
