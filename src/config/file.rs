@@ -81,6 +81,7 @@ fn texts_of(value: &toml::Value) -> Option<Vec<String>> {
     Some(match value {
         toml::Value::String(text) => vec![text.clone()],
         toml::Value::Integer(number) => vec![number.to_string()],
+        toml::Value::Float(number) => vec![number.to_string()],
         toml::Value::Boolean(yes) => vec![yes.to_string()],
         toml::Value::Array(list) => list
             .iter()

@@ -4,6 +4,7 @@
 //! arguments' defaults, so all three sources are read, checked and told about by the same code; its keys are the
 //! arguments' names with `_`. What is wrong is told before anything is started, and names the setting.
 
+mod choice;
 mod file;
 mod halves;
 mod replay;
@@ -19,6 +20,7 @@ use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 pub use halves::{Halves, Reconcile, Verify};
 pub use replay::Replay;
 
+use crate::domain::choice::Weights;
 use crate::http::{admission, listen};
 use crate::{flash, ledger, telemetry};
 
@@ -186,9 +188,18 @@ pub struct Process {
 
     #[command(flatten)]
     redis: servers::Redis,
+
+    #[command(flatten)]
+    choice: choice::Choice,
 }
 
 impl Process {
+    /// How locations are chosen.
+    #[must_use]
+    pub fn choice(&self) -> Weights {
+        self.choice.weights()
+    }
+
     /// How to reach Postgres at `url`.
     #[must_use]
     pub fn ledger(&self, url: &str) -> ledger::Settings {

@@ -102,7 +102,8 @@ fn what_is_wrong_is_named() {
         ("roles = ['cook']", &["serve"], "--roles"),
         ("queue_size = 5", &["dev"], "queue_size is not a setting"),
         ("config = 'x'", &["dev"], "config is not a setting"),
-        ("listen = 8.5", &["dev"], "listen must be"),
+        ("choice_distance = -1.5", &["dev"], "--choice-distance"),
+        ("choice_priority = 'much'", &["dev"], "--choice-priority"),
         ("[http]\nlisten = ':1'", &["dev"], "http must be"),
         ("listen =", &["dev"], "settings is not TOML"),
     ];

@@ -5,6 +5,7 @@
 
 pub mod balance;
 pub mod bytes;
+pub mod choice;
 pub mod difference;
 pub mod entry;
 pub mod grant;
