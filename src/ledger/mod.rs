@@ -25,6 +25,7 @@ mod key_lookup;
 pub mod lane;
 pub mod once;
 mod partition;
+pub mod places;
 pub mod post;
 pub mod quarantine;
 pub mod read_model;
