@@ -1,6 +1,7 @@
 //! The ledger's view of a lane's counters: read before a batch, kept while it is decided, written after.
 //!
-//! The lane's row is locked, and nobody else writes these rows, so they need no lock of their own.
+//! The lane's row is locked, and nobody else writes these rows but to count a taking of an ended sale's units under an
+//! old id, so they need no lock of their own: what was reserved is added to what is there by then.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ pub(in crate::ledger) struct Book {
     pub(super) open: bool,
     /// Units free.
     pub(super) counter: i64,
-    /// Units reserved, cumulative.
+    /// Units reserved since it was read.
     pub(super) durable: i64,
     /// Units refused, cumulative.
     pub(super) rejected: i64,
@@ -53,7 +54,6 @@ struct Row {
     location_id: String,
     created_at: DateTime<Utc>,
     counter: Option<i64>,
-    durable: Option<i64>,
     rejected: Option<i64>,
     drift: Option<i64>,
     per_user_limit: Option<i32>,
@@ -64,8 +64,7 @@ impl Books {
     pub(super) async fn read(tx: &mut PgConnection, lane: LaneNo, sales: &[i32]) -> Result<Self, LedgerError> {
         let rows: Vec<Row> = sqlx::query_as(
             "-- apply.books
-             SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, b.counter, b.durable, b.rejected, b.drift,
-                 b.per_user_limit
+             SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, b.counter, b.rejected, b.drift, b.per_user_limit
              FROM sale s LEFT JOIN sale_bucket b ON b.sale_no = s.sale_no AND b.lane = $1
              WHERE s.sale_no = ANY($2)",
         )
@@ -79,7 +78,7 @@ impl Books {
                 created_at: row.created_at,
                 open: row.counter.is_some(),
                 counter: row.counter.unwrap_or(0),
-                durable: row.durable.unwrap_or(0),
+                durable: 0,
                 rejected: row.rejected.unwrap_or(0),
                 drift: row.drift.unwrap_or(0),
                 limit: row.per_user_limit.and_then(|limit| u32::try_from(limit).ok()),
@@ -126,8 +125,9 @@ impl Books {
              FROM UNNEST($2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int4[])
                   AS b(sale_no, counter, durable, rejected, drift, per_user_limit)
              ORDER BY sale_no
-             ON CONFLICT (sale_no, lane) DO UPDATE SET counter = excluded.counter, durable = excluded.durable,
-                 rejected = excluded.rejected, drift = excluded.drift, per_user_limit = excluded.per_user_limit",
+             ON CONFLICT (sale_no, lane) DO UPDATE SET counter = excluded.counter,
+                 durable = sale_bucket.durable + excluded.durable, rejected = excluded.rejected,
+                 drift = excluded.drift, per_user_limit = excluded.per_user_limit",
         )
         .bind(lane.to_i16())
         .bind(open.iter().map(|(sale_no, _)| *sale_no).collect::<Vec<_>>())
