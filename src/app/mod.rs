@@ -24,6 +24,7 @@ use uuid::Uuid;
 
 use crate::config::{Command, Dev, Migrate, Role, Serve};
 use crate::dev::{self, DevError, Servers};
+use crate::domain::choice::Weights;
 use crate::flash::{self, FlashError};
 use crate::health::Stage;
 use crate::http::admission::{self, Admission};
@@ -53,6 +54,8 @@ pub struct Settings {
     pub ledger: ledger::Settings,
     /// How to use Redis.
     pub flash: flash::Settings,
+    /// How locations are chosen.
+    pub choice: Weights,
 }
 
 impl Settings {
@@ -152,6 +155,7 @@ async fn run_serve(command: Serve, stop: CancellationToken) -> Result<(), AppErr
             ..process.ledger(&command.database_url)
         },
         flash: process.flash(&command.redis_url),
+        choice: process.choice(),
         http: process.http,
         admission: process.admission,
     };
@@ -208,6 +212,7 @@ async fn serve_dev(command: Dev, servers: &Servers, stop: CancellationToken) -> 
         roles: Role::ALL.to_vec(),
         ledger: process.ledger(&servers.database_url()),
         flash: process.flash(&servers.redis_url()),
+        choice: process.choice(),
         http: process.http,
         admission: process.admission,
     };
@@ -250,12 +255,8 @@ fn build(settings: &Settings) -> Result<Arc<Gateway>, AppError> {
     limits::raise_open_files();
     let ledger = Ledger::new(&settings.ledger)?;
     let admission = Arc::new(Admission::new(&settings.admission));
-    Ok(Arc::new(Gateway::new(
-        ledger,
-        admission,
-        metric::install(),
-        rand::random,
-    )))
+    let gateway = Gateway::new(ledger, admission, metric::install(), rand::random);
+    Ok(Arc::new(gateway.choosing_by(settings.choice)))
 }
 
 async fn run_gateway(

@@ -40,6 +40,7 @@ use crate::clock::Clock;
 use crate::domain::lane::{Epoch, LaneNo};
 use crate::domain::outcome::Durability;
 use crate::domain::reservation_id::{CALL_MAX, IdKey, ReservationId};
+use crate::domain::time::Millis;
 
 pub use self::deliver::{Delivery, GRANTS_STEP, Parcel};
 pub use self::desk::{DryAsk, Verdict};
@@ -313,6 +314,12 @@ impl Flash {
     /// Redis can't be asked.
     pub async fn mark(&self, lane: LaneNo) -> Result<Option<Mark>, FlashError> {
         soldout::read_mark(&self.redis, self.lane(lane)).await
+    }
+
+    /// Postgres' time now, or none before it was measured.
+    #[must_use]
+    pub fn now(&self) -> Option<Millis> {
+        self.clock.now()
     }
 
     /// The secret that keys reservation ids.

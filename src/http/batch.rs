@@ -14,11 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use super::code::Code;
 use super::problem::Problem;
 use super::reserve::RouteAsk;
+use crate::domain::id::Sku;
 use crate::domain::key::KeyHash;
 use crate::domain::reservation::Reservation;
-use crate::domain::reservation_id::ReservationId;
+use crate::domain::reservation_id::{Kind, ReservationId};
+use crate::ledger::places::Place;
 use crate::ledger::route::Route;
-use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError};
+use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
 use crate::metric;
 
 /// Most asks a call: a transaction of a few milliseconds, in which a hot row is updated once.
@@ -139,8 +141,12 @@ pub struct LedgerCalls {
     pub extend: Batcher<ExtendAsk, ExtendAnswer>,
     /// Reads of single reservations.
     pub read: Batcher<ReservationId, Option<Reservation>>,
+    /// Reservations without a live sale, and carts.
+    pub take: Batcher<TakeAsk, TakeAnswer>,
     /// Which sale an item has.
     pub(super) route: Batcher<RouteAsk, Route>,
+    /// Where a SKU lies.
+    pub(super) places: Batcher<Sku, Vec<Place>>,
     /// Who has a key.
     pub(super) key: Batcher<KeyHash, Option<KeyFound>>,
 }
@@ -150,7 +156,8 @@ impl LedgerCalls {
     #[must_use]
     pub fn start(ledger: &Ledger) -> Self {
         let (end, extend, read) = (ledger.clone(), ledger.clone(), ledger.clone());
-        let (route, key) = (ledger.clone(), ledger.clone());
+        let (take, route) = (ledger.clone(), ledger.clone());
+        let (places, key) = (ledger.clone(), ledger.clone());
         LedgerCalls {
             end: Batcher::start("end", move |asks: Arc<[EndAsk]>| {
                 let ledger = end.clone();
@@ -162,15 +169,19 @@ impl LedgerCalls {
             }),
             read: Batcher::start("read", move |ids: Arc<[ReservationId]>| {
                 let ledger = read.clone();
-                async move {
-                    let found = ledger.reservations(&ids).await?;
-                    let of = |id: &ReservationId| found.iter().find(|reservation| reservation.id == *id).cloned();
-                    Ok(ids.iter().map(of).collect())
-                }
+                async move { reservations_of(&ledger, &ids).await }
+            }),
+            take: Batcher::start("take", move |asks: Arc<[TakeAsk]>| {
+                let ledger = take.clone();
+                async move { ledger.take(&asks).await }
             }),
             route: Batcher::start("route", move |asks: Arc<[RouteAsk]>| {
                 let ledger = route.clone();
                 async move { routes_of(&ledger, &asks).await }
+            }),
+            places: Batcher::start("places", move |skus: Arc<[Sku]>| {
+                let ledger = places.clone();
+                async move { places_of(&ledger, &skus).await }
             }),
             key: Batcher::start("key", move |keys: Arc<[KeyHash]>| {
                 let ledger = key.clone();
@@ -182,6 +193,31 @@ impl LedgerCalls {
             }),
         }
     }
+}
+
+/// One read for all. The id of a part of a cart reads as its cart: which, only a read of its own can tell.
+async fn reservations_of(ledger: &Ledger, ids: &[ReservationId]) -> Result<Vec<Option<Reservation>>, LedgerError> {
+    let found = ledger.reservations(ids).await?;
+    let has_carts = found.iter().any(|found| found.id.kind() == Some(Kind::Cart));
+    let mut reservations = Vec::with_capacity(ids.len());
+    for id in ids {
+        let named = found.iter().find(|found| found.id == *id).cloned();
+        reservations.push(match named {
+            None if has_carts => ledger.reservation(*id).await?,
+            named => named,
+        });
+    }
+    Ok(reservations)
+}
+
+/// One read for all.
+async fn places_of(ledger: &Ledger, skus: &[Sku]) -> Result<Vec<Vec<Place>>, LedgerError> {
+    let mut wanted = skus.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let found = ledger.places(&wanted).await?;
+    let of = |sku: &Sku| found.iter().filter(|place| place.item.sku == *sku).cloned().collect();
+    Ok(skus.iter().map(of).collect())
 }
 
 /// One read for all who ask for the same item.

@@ -53,7 +53,8 @@ use self::batch::LedgerCalls;
 use self::code::Code;
 use self::problem::Problem;
 use self::reads::Reads;
-use self::reserve::Routes;
+use self::reserve::{Choice, Routes};
+use crate::domain::choice::Weights;
 use crate::flash::Flash;
 use crate::health::Health;
 use crate::ledger::Ledger;
@@ -71,6 +72,8 @@ pub struct Gateway {
     routes: Arc<Routes>,
     /// What pages read.
     reads: Reads,
+    /// How a location is chosen.
+    choice: Arc<Choice>,
     /// What this process can do right now.
     pub health: Arc<Health>,
     /// Bounds of what is let in.
@@ -91,10 +94,20 @@ impl Gateway {
             ledger,
             flash: LateFlash::default(),
             routes: Arc::default(),
+            choice: Arc::default(),
             health: Arc::default(),
             admission,
             metrics,
             random,
+        }
+    }
+
+    /// The same, choosing locations by these weights.
+    #[must_use]
+    pub fn choosing_by(self, weights: Weights) -> Self {
+        Gateway {
+            choice: Arc::new(Choice::new(weights)),
+            ..self
         }
     }
 }

@@ -87,6 +87,12 @@ impl Problem {
         self
     }
 
+    /// A field beside the standard ones.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&Value> {
+        self.extra.get(name)
+    }
+
     /// Says when to come back; rounded up to whole seconds, at least one.
     #[must_use]
     pub fn retry_after(mut self, after: Duration) -> Self {

@@ -1,7 +1,7 @@
 //! Where a request to reserve goes: which item, and which sale of it.
 //!
-//! Before the gateway can choose among locations, a SKU's only one is taken, else the one with a sale that is not
-//! over. Whether the sale sells now is for its lane to say.
+//! Where the caller names no location, a SKU's only active one is taken; among several the gateway chooses. Whether a
+//! sale sells now is for its lane to say.
 
 use super::sale_row::{SaleRow, sale_columns};
 use super::{Ledger, LedgerError};
@@ -15,8 +15,8 @@ pub enum Route {
     UnknownSku,
     /// No such location.
     UnknownLocation,
-    /// The SKU lies at no or at several locations, and not at exactly one with a sale: the client must say which.
-    Ambiguous,
+    /// The SKU lies at no active location or at several: one is to be chosen.
+    Several,
     /// To this item.
     Item {
         /// What and where.
@@ -24,12 +24,6 @@ pub enum Route {
         /// Its newest sale, which may be over.
         sale: Option<Sale>,
     },
-}
-
-#[derive(sqlx::FromRow)]
-struct Place {
-    location_id: String,
-    on_sale: bool,
 }
 
 impl Ledger {
@@ -57,7 +51,7 @@ impl Ledger {
             Some(location) => location.clone(),
             None => match self.only_location(sku).await? {
                 Some(location) => location,
-                None => return Ok(Route::Ambiguous),
+                None => return Ok(Route::Several),
             },
         };
         let row: Option<SaleRow> = sqlx::query_as(concat!(
@@ -79,22 +73,17 @@ impl Ledger {
     }
 
     async fn only_location(&self, sku: &Sku) -> Result<Option<LocationId>, LedgerError> {
-        let places: Vec<Place> = sqlx::query_as(
+        let places: Vec<String> = sqlx::query_scalar(
             "-- route.places: two are enough to know that there are several
-             SELECT location_id, EXISTS (SELECT 1 FROM sale s WHERE s.sku_id = b.sku_id
-                 AND s.location_id = b.location_id AND NOT s.drained) AS on_sale
-             FROM inventory_balance b WHERE sku_id = $1 ORDER BY on_sale DESC LIMIT 2",
+             SELECT location_id FROM inventory_balance b JOIN location l USING (location_id)
+             WHERE b.sku_id = $1 AND l.active LIMIT 2",
         )
         .bind(sku.as_str())
         .fetch_all(&self.pool)
         .await?;
-        let chosen = match places.as_slice() {
-            [only] => only,
-            [first, second] if first.on_sale && !second.on_sale => first,
-            _ => return Ok(None),
-        };
-        LocationId::try_from(chosen.location_id.as_str())
+        let [only] = places.as_slice() else { return Ok(None) };
+        LocationId::try_from(only.as_str())
             .map(Some)
-            .map_err(|e| LedgerError::Broken(format!("location {:?} {e}", chosen.location_id)))
+            .map_err(|e| LedgerError::Broken(format!("location {only:?} {e}")))
     }
 }

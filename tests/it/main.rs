@@ -30,10 +30,13 @@ mod reads;
 mod reconciliation;
 mod sale_life;
 mod story_bad_input;
+mod story_carts;
+mod story_engine;
 mod story_expiry;
 mod story_keys;
 mod story_noise;
 mod story_operations;
+mod story_places;
 mod story_refusals;
 mod story_reserve;
 mod support {

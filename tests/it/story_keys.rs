@@ -217,12 +217,14 @@ async fn a_replay_is_served_whatever_the_sale_s_state() {
         }
     };
     check("live", None).await;
-    for (action, state) in [("pause", "paused"), ("freeze", "frozen"), ("stop", "ended")] {
+    for (action, state) in [("pause", "paused"), ("freeze", "frozen")] {
         whole.act("a", action).await.expect(200);
         check(state, Some(state)).await;
     }
+    whole.act("a", "stop").await.expect(200);
+    check("ended: by the ledger engine", None).await;
     resell(&whole, "b", "a", 50, json!({"draft": true})).await;
-    check("the next sale is a draft", Some("draft")).await;
+    check("the next sale is a draft: by the ledger engine", None).await;
     whole.act("b", "start").await.expect(200);
     whole.act("b", "pause").await.expect(200);
     check("the next sale is paused", Some("paused")).await;

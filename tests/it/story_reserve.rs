@@ -123,45 +123,6 @@ async fn the_wait_for_durable_ends_as_the_caller_prefers() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_location_the_only_one_or_the_one_with_a_sale_serves() {
-    let whole = Whole::empty().await;
-    put_on_sale(&whole, "only", 10, json!({})).await;
-    let nowhere = |order: &str, sku: &str| line(order, sku, json!({"locationId": null}));
-    let heard = reserve(&whole, &[], &nowhere("o1", "only")).await;
-    assert_eq!((heard.status, &heard.body()["locationId"]), (201, &json!("wh1")));
-    put_on_sale(&whole, "two", 10, json!({})).await;
-    let place = json!({"name": "Two", "kind": "store", "region": "eu", "active": true});
-    whole.put("/admin/locations/wh2", place).await.expect(200);
-    let received = json!({"skuId": "two", "locationId": "wh2", "delta": 5, "reason": "stock_received"});
-    whole.post("/api/inventory/adjustments", received).await.expect(201);
-    let heard = reserve(&whole, &[], &nowhere("o1", "two")).await;
-    assert_eq!(
-        (heard.status, &heard.body()["locationId"]),
-        (201, &json!("wh1")),
-        "the one with a sale"
-    );
-    let verb = json!({"orderId": "o2", "skuId": "two", "qty": 1});
-    assert_eq!(post(&whole, "/api/inventory/reserve", &[], &verb).await.status, 201);
-    for (sale, location) in [("three-a", "wh1"), ("three-b", "wh2")] {
-        whole.receive("three", 5).await;
-        let received = json!({"skuId": "three", "locationId": "wh2", "delta": 5, "reason": "stock_received"});
-        whole.post("/api/inventory/adjustments", received).await.expect(201);
-        let body = json!({"saleId": sale, "skuId": "three", "locationId": location, "allocation": 5});
-        whole.post("/admin/sales", body).await.expect(201);
-        whole.act(sale, "start").await.expect(200);
-    }
-    let heard = reserve(&whole, &[], &nowhere("o3", "three")).await;
-    assert_eq!(
-        (heard.problem(), &heard.body()["field"]),
-        ((400, "INVALID_REQUEST".into()), &json!("locationId"))
-    );
-    let there = reserve(&whole, &[], &line("o4", "three", json!({"locationId": "wh2"}))).await;
-    assert_eq!((there.status, &there.body()["locationId"]), (201, &json!("wh2")));
-    whole.settled().await;
-    whole.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn the_verb_style_is_the_same_calls() {
     let whole = Whole::empty().await;
     put_on_sale(&whole, "a", 3, json!({"perUserLimit": 2})).await;

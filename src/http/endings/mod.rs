@@ -11,6 +11,8 @@ use serde::Deserialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(super) use self::end::restocked;
+
 use self::end::{Caller, Detail, EndedBody, answer, end, frozen, refused, wait_for};
 use super::Gateway;
 use super::body::{LostBody, ReservationBody};

@@ -1,39 +1,81 @@
 //! What a request to reserve says, and the hashes that name it.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
+use crate::domain::choice::{Point, ShipTo};
 use crate::domain::entry::{Slip, SlipKeys};
 use crate::domain::id::{Item, LocationId, OrderId, Sku, UserId};
 use crate::domain::key::{Fingerprint, KeyHash};
-use crate::domain::quantity::Quantity;
+use crate::domain::quantity::{QUANTITY_MAX, Quantity};
+use crate::domain::text::Text;
 use crate::domain::trace::TraceId;
 use crate::http::problem::Problem;
 
 /// Longest time to pay that any sale can allow, in seconds: 30 days.
 const TTL_SECONDS_MAX: u32 = 30 * 24 * 3600;
+/// Most lines of a cart, as asked for and as split.
+pub(super) const LINES_MAX: usize = 100;
+/// How long a lane holds a cart's line for the transaction that makes the cart, in ms.
+const PART_TTL_MS: u32 = 5_000;
 
-/// A reservation of one line.
+/// A reservation: of one line (`skuId`, `locationId`, `quantity`), or of a cart (`lines`).
 #[derive(Debug, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct Reserve {
     /// The shop's order.
     #[schema(value_type = String)]
-    pub(super) order_id: OrderId,
-    #[schema(value_type = String)]
-    pub(super) sku_id: Sku,
-    /// Without one: the SKU's only location, else the one with a sale, else 400.
+    order_id: OrderId,
     #[schema(value_type = Option<String>)]
-    pub(super) location_id: Option<LocationId>,
-    #[schema(value_type = u32, minimum = 1, maximum = 1_000_000)]
-    pub(super) quantity: Quantity,
+    sku_id: Option<Sku>,
+    /// Without one the gateway chooses.
+    #[schema(value_type = Option<String>)]
+    location_id: Option<LocationId>,
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    quantity: Option<Quantity>,
+    /// A cart: all of them or none. Lines on the same item count together.
+    #[schema(min_items = 1, max_items = 100)]
+    lines: Option<Vec<ReserveLine>>,
     /// The buyer; without one, the order is its own.
     #[schema(value_type = Option<String>)]
-    pub(super) user_id: Option<UserId>,
-    /// Time to pay, at most the sale's `maxHoldSeconds`; without it, the sale's `holdSeconds`.
+    user_id: Option<UserId>,
+    /// Time to pay, at most the sale's `maxHoldSeconds`, without a sale 3600; without it, the sale's `holdSeconds`,
+    /// without a sale 900.
     #[schema(minimum = 1)]
-    pub(super) ttl_seconds: Option<u32>,
+    ttl_seconds: Option<u32>,
+    /// Where the parcel goes: for the choice of a location.
+    ship_to: Option<Destination>,
+    /// A line may come from several locations where no single one has enough.
+    #[serde(default)]
+    allow_split: bool,
     /// In the place of the header `Idempotency-Key`.
     pub(super) idem_key: Option<String>,
+}
+
+/// A line of a cart.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct ReserveLine {
+    #[schema(value_type = String)]
+    sku_id: Sku,
+    /// Without one the gateway chooses.
+    #[schema(value_type = Option<String>)]
+    location_id: Option<LocationId>,
+    #[schema(value_type = u32, minimum = 1, maximum = 1_000_000)]
+    quantity: Quantity,
+}
+
+/// A point in degrees, or a region as locations name theirs.
+#[derive(Debug, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Destination {
+    #[schema(minimum = -90, maximum = 90)]
+    latitude: Option<f64>,
+    #[schema(minimum = -180, maximum = 180)]
+    longitude: Option<f64>,
+    #[schema(value_type = Option<String>, max_length = 128)]
+    region: Option<Text<128>>,
 }
 
 /// A reservation in the verb style.
@@ -58,26 +100,63 @@ impl From<ReserveVerb> for Reserve {
     fn from(verb: ReserveVerb) -> Self {
         Reserve {
             order_id: verb.order_id,
-            sku_id: verb.sku_id,
+            sku_id: Some(verb.sku_id),
             location_id: verb.location_id,
-            quantity: verb.qty,
+            quantity: Some(verb.qty),
+            lines: None,
             user_id: verb.user_id,
             ttl_seconds: None,
+            ship_to: None,
+            allow_split: false,
             idem_key: verb.idem_key,
         }
     }
 }
 
-/// A request, with its names.
+impl Destination {
+    fn check(self) -> Result<ShipTo, Problem> {
+        match (self.latitude, self.longitude, self.region) {
+            (Some(latitude), Some(longitude), None) => {
+                if !(-90.0..=90.0).contains(&latitude) {
+                    return Err(Problem::invalid("shipTo.latitude", "must be -90 to 90"));
+                }
+                if !(-180.0..=180.0).contains(&longitude) {
+                    return Err(Problem::invalid("shipTo.longitude", "must be -180 to 180"));
+                }
+                Ok(ShipTo::Point(Point { latitude, longitude }))
+            }
+            (None, None, Some(region)) => Ok(ShipTo::Region(region.into_string())),
+            _ => Err(Problem::invalid("shipTo", "must be latitude and longitude, or region")),
+        }
+    }
+}
+
+/// A line that is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wish {
+    pub(super) sku: Sku,
+    /// As sent, or as chosen.
+    pub(super) location: Option<LocationId>,
+    /// At most 1,000,000.
+    pub(super) quantity: Quantity,
+}
+
+/// What a request wants.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Line(Wish),
+    /// At least two lines, no two of which name the same.
+    Cart(Vec<Wish>),
+}
+
+/// Who asks, how, and under which names.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) order: OrderId,
-    pub(super) sku: Sku,
-    /// As sent.
-    pub(super) location: Option<LocationId>,
     pub(super) user: Option<UserId>,
-    pub(super) quantity: Quantity,
     ttl_ms: u32,
+    pub(super) ship_to: Option<ShipTo>,
+    pub(super) allow_split: bool,
     /// The client sent a key of its own.
     pub(super) explicit: bool,
     pub(super) key: KeyHash,
@@ -86,7 +165,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn new(body: Reserve, key: Option<String>, trace: TraceId) -> Result<Self, Problem> {
+    pub(super) fn new(body: Reserve, key: Option<String>, trace: TraceId) -> Result<(Self, Wanted), Problem> {
         if body
             .ttl_seconds
             .is_some_and(|ttl| !(1..=TTL_SECONDS_MAX).contains(&ttl))
@@ -96,43 +175,135 @@ impl Asked {
                 "must be at least 1 and at most the sale's maxHoldSeconds",
             ));
         }
-        let location = body.location_id.as_ref().map_or("", LocationId::as_str);
+        let wanted = wanted(body.lines, body.sku_id, body.location_id, body.quantity)?;
+        let ship_to = body.ship_to.map(Destination::check).transpose()?;
         let user = body.user_id.as_ref().map_or("", UserId::as_str);
-        let (order, sku) = (body.order_id.as_str(), body.sku_id.as_str());
-        let quantity = body.quantity.units().to_string();
+        let order = body.order_id.as_str();
         let ttl = body.ttl_seconds.map_or_else(String::new, |ttl| ttl.to_string());
-        let fingerprint = Fingerprint::of(&[order, sku, location, user, &quantity, &ttl]);
-        let line = KeyHash::order_line(order, sku, location);
-        Ok(Asked {
+        let mut parts = Vec::new();
+        let derived = match &wanted {
+            Wanted::Line(wish) => {
+                let location = wish.location.as_ref().map_or("", LocationId::as_str);
+                let names = [order, wish.sku.as_str(), location, user].map(str::to_owned);
+                parts.extend(names.into_iter().chain([wish.quantity.units().to_string(), ttl]));
+                KeyHash::order_line(order, wish.sku.as_str(), location)
+            }
+            Wanted::Cart(wishes) => {
+                parts.extend(["cart", order, user, &ttl].map(str::to_owned));
+                for wish in wishes {
+                    let location = wish.location.as_ref().map_or("", LocationId::as_str);
+                    parts.extend([wish.sku.as_str(), location].map(str::to_owned));
+                    parts.push(wish.quantity.units().to_string());
+                }
+                KeyHash::cart(order)
+            }
+        };
+        if ship_to.is_some() || body.allow_split {
+            parts.push(format!("{ship_to:?} {}", body.allow_split));
+        }
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let asked = Asked {
             explicit: key.is_some(),
-            key: key.map_or(line, |key| KeyHash::explicit("reserve", &key)),
-            fingerprint,
+            key: key.map_or(derived, |key| KeyHash::explicit("reserve", &key)),
+            fingerprint: Fingerprint::of(&parts),
             order: body.order_id,
-            sku: body.sku_id,
-            location: body.location_id,
             user: body.user_id,
-            quantity: body.quantity,
             ttl_ms: body.ttl_seconds.unwrap_or(0) * 1000,
+            ship_to,
+            allow_split: body.allow_split,
             trace,
-        })
+        };
+        Ok((asked, wanted))
+    }
+
+    /// Time to pay in ms, where one was asked for.
+    pub(super) fn ttl_ms(&self) -> Option<i64> {
+        (self.ttl_ms > 0).then_some(self.ttl_ms.into())
     }
 
     /// As it travels, now that its item is known.
-    pub(super) fn slip(&self, item: &Item) -> Slip {
-        let line = KeyHash::order_line(self.order.as_str(), item.sku.as_str(), item.location.as_str());
+    pub(super) fn slip(&self, item: &Item, quantity: Quantity) -> Slip {
         let keys = SlipKeys {
             explicit: self.explicit,
             key: self.key,
-            line,
+            line: self.line(item),
             fingerprint: self.fingerprint,
         };
-        Slip::new(
-            &self.order,
-            self.user.as_ref(),
-            self.quantity,
-            self.ttl_ms,
-            keys,
-            self.trace,
-        )
+        Slip::new(&self.order, self.user.as_ref(), quantity, self.ttl_ms, keys, self.trace)
     }
+
+    /// As a line of a cart travels to its lane: held for a few seconds, under a key that every repeat of the cart
+    /// finds again. A derived one, so that it leaves nothing behind when it goes.
+    pub(super) fn part(&self, item: &Item, quantity: Quantity, hold_max_ms: u32) -> Slip {
+        let keys = SlipKeys {
+            explicit: false,
+            key: self.part_key(item),
+            line: self.line(item),
+            fingerprint: self.fingerprint,
+        };
+        let ttl_ms = PART_TTL_MS.min(hold_max_ms);
+        Slip::new(&self.order, self.user.as_ref(), quantity, ttl_ms, keys, self.trace)
+    }
+
+    /// The key of a cart's line in its lane.
+    pub(super) fn part_key(&self, item: &Item) -> KeyHash {
+        KeyHash::part(self.key, item.sku.as_str(), item.location.as_str())
+    }
+
+    fn line(&self, item: &Item) -> KeyHash {
+        KeyHash::order_line(self.order.as_str(), item.sku.as_str(), item.location.as_str())
+    }
+}
+
+fn wanted(
+    lines: Option<Vec<ReserveLine>>,
+    sku: Option<Sku>,
+    location: Option<LocationId>,
+    quantity: Option<Quantity>,
+) -> Result<Wanted, Problem> {
+    let missing = |field: &str| Problem::invalid(field, format!("missing field `{field}`"));
+    let Some(lines) = lines else {
+        return Ok(Wanted::Line(Wish {
+            sku: sku.ok_or_else(|| missing("skuId"))?,
+            location,
+            quantity: quantity.ok_or_else(|| missing("quantity"))?,
+        }));
+    };
+    for (field, is_there) in [
+        ("skuId", sku.is_some()),
+        ("locationId", location.is_some()),
+        ("quantity", quantity.is_some()),
+    ] {
+        if is_there {
+            return Err(Problem::invalid(field, "can't stand beside lines"));
+        }
+    }
+    if lines.is_empty() || lines.len() > LINES_MAX {
+        return Err(Problem::invalid("lines", format!("must be 1 to {LINES_MAX} lines")));
+    }
+    let mut wishes: BTreeMap<(Sku, Option<LocationId>), i64> = BTreeMap::new();
+    for line in lines {
+        *wishes.entry((line.sku_id, line.location_id)).or_default() += i64::from(line.quantity);
+    }
+    let wishes = wishes.into_iter().map(|((sku, location), units)| {
+        Ok(Wish {
+            sku,
+            location,
+            quantity: together(units)?,
+        })
+    });
+    let mut wishes = wishes.collect::<Result<Vec<Wish>, Problem>>()?;
+    Ok(match wishes.len() {
+        1 => Wanted::Line(wishes.remove(0)),
+        _ => Wanted::Cart(wishes),
+    })
+}
+
+/// What lines on the same item ask for together.
+pub(super) fn together(units: i64) -> Result<Quantity, Problem> {
+    let too_many = |_| {
+        let what = format!("must not ask for more than {QUANTITY_MAX} units of one item together");
+        Problem::invalid("lines", what)
+    };
+    Quantity::try_from(units).map_err(too_many)
 }

@@ -1,10 +1,12 @@
-//! From the lane's decision to an answer: waits for the ledger, finds replays, words refusals.
+//! From a decision, the lane's or the ledger engine's, to an answer: waits for the ledger, finds replays, words refusals.
 
 use std::time::{Duration, Instant};
 
 use super::answer::{Answered, Told};
 use super::request::Asked;
+use crate::domain::key::KeyHash;
 use crate::domain::outcome::{Decision, Durability};
+use crate::domain::quantity::Quantity;
 use crate::domain::reservation::{Ack, Cause, Line, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::domain::sale::Sale;
@@ -14,6 +16,7 @@ use crate::http::code::Code;
 use crate::http::prefer::Prefer;
 use crate::http::problem::Problem;
 use crate::http::standing::{self, Standing};
+use crate::ledger::{Short, TakeAnswer};
 use crate::metric;
 
 /// How long the ledger may take to say whether an accepted reservation is durable, when no notice has said so.
@@ -23,6 +26,7 @@ const ASK_WITHIN: Duration = Duration::from_millis(250);
 pub(super) async fn settle(
     gateway: &Gateway,
     asked: &Asked,
+    quantity: Quantity,
     sale: &Sale,
     prefer: Prefer,
     outcome: Outcome,
@@ -42,7 +46,7 @@ pub(super) async fn settle(
                 user: asked.user.clone(),
                 lines: vec![Line {
                     item: sale.item.clone(),
-                    quantity: asked.quantity.into(),
+                    quantity: quantity.into(),
                 }],
                 status: Status::Reserved,
                 cause: None,
@@ -59,7 +63,7 @@ pub(super) async fn settle(
                     reservation.ack = Ack::Durable;
                 }
                 Some(Durability::Rejected { cause, first }) => {
-                    return rejected(gateway, asked, sale, prefer, cause, first).await;
+                    return rejected(gateway, asked, sale, cause, first).await;
                 }
                 None => {}
             }
@@ -72,7 +76,7 @@ pub(super) async fn settle(
             if let Some(Durability::Rejected { cause, first }) = durable(gateway, id, outcome.watch, wait).await
                 && outcome.ours
             {
-                return rejected(gateway, asked, sale, prefer, cause, first).await;
+                return rejected(gateway, asked, sale, cause, first).await;
             }
             Ok(Answered {
                 told: tell(gateway, id).await?,
@@ -86,30 +90,61 @@ pub(super) async fn settle(
                 replayed: true,
             }),
         },
-        Decision::KeyReused => Err(key_reused()),
-        Decision::OrderAlreadyReserved(id) => Err(order_already_reserved(Some(id))),
-        Decision::UserRequired => {
-            Err(Problem::new(Code::UserRequired, "the sale limits units per user: send userId").with("field", "userId"))
+        refused => Err(refusal(refused)),
+    }
+}
+
+/// What the ledger engine decided; what is short or on sale is for who asked.
+pub(super) async fn taken(gateway: &Gateway, answer: TakeAnswer, started: Instant) -> Result<Answered, Problem> {
+    match answer {
+        TakeAnswer::Taken(reservation) => {
+            metrics::histogram!(metric::ACKNOWLEDGEMENT_SECONDS, "level" => "durable").record(started.elapsed());
+            Ok(Answered {
+                told: Told::Whole(Box::new(reservation)),
+                replayed: false,
+            })
         }
-        Decision::TtlTooLong { hold_max_ms } => Err(Problem::invalid(
-            "ttlSeconds",
-            format!("must be at most {}", hold_max_ms / 1000),
+        TakeAnswer::Replayed(id) => Ok(Answered {
+            told: tell(gateway, id).await?,
+            replayed: true,
+        }),
+        TakeAnswer::KeyReused => Err(key_reused()),
+        TakeAnswer::OrderAlreadyReserved(id) => Err(order_already_reserved(Some(id))),
+        TakeAnswer::TtlTooLong { hold_max_ms } => Err(ttl_too_long(hold_max_ms)),
+        TakeAnswer::Insufficient(short) => Err(insufficient(
+            short.first().map_or(0, |Short { available, .. }| *available),
         )),
-        Decision::RateLimited { retry_after_ms } => Err(Problem::new(Code::RateLimited, "the user tries too often")
-            .retry_after(Duration::from_millis(retry_after_ms))),
-        Decision::UserLimit { limit, held } => Err(user_limit(limit, Some(held))),
-        Decision::Insufficient { available } => Err(insufficient(available)),
-        Decision::QueueFull => Err(Problem::new(
+        TakeAnswer::OnSale(_) => Err(super::changing("the item's sale has begun")),
+        TakeAnswer::PartEnded(_) => Err(super::changing("a line of the cart was held for too long")),
+    }
+}
+
+/// The problem that a lane's refusal is.
+pub(super) fn refusal(decision: Decision) -> Problem {
+    match decision {
+        Decision::KeyReused => key_reused(),
+        Decision::OrderAlreadyReserved(id) => order_already_reserved(Some(id)),
+        Decision::UserRequired => {
+            Problem::new(Code::UserRequired, "the sale limits units per user: send userId").with("field", "userId")
+        }
+        Decision::TtlTooLong { hold_max_ms } => ttl_too_long(hold_max_ms.into()),
+        Decision::RateLimited { retry_after_ms } => Problem::new(Code::RateLimited, "the user tries too often")
+            .retry_after(Duration::from_millis(retry_after_ms)),
+        Decision::UserLimit { limit, held } => user_limit(limit, Some(held)),
+        Decision::Insufficient { available } => insufficient(available),
+        Decision::QueueFull => Problem::new(
             Code::LedgerUnavailable,
             "as many reservations wait for the ledger as may; nothing was taken",
-        )),
-        Decision::NotLive(_) => Err(Problem::internal("a sale that is not live was to be settled")),
+        ),
+        Decision::NotLive(_) | Decision::Reserved { .. } | Decision::Replayed(_) | Decision::Ended(_) => {
+            Problem::internal("this is no refusal")
+        }
     }
 }
 
 /// What became of an accepted reservation, as far as it is known within `wait`. Where the ledger is further behind than
 /// that, there is no point in waiting; where no notice came, the ledger is asked once.
-async fn durable(
+pub(super) async fn durable(
     gateway: &Gateway,
     id: ReservationId,
     watch: Option<DurableWatch>,
@@ -140,32 +175,32 @@ async fn rejected(
     gateway: &Gateway,
     asked: &Asked,
     sale: &Sale,
-    prefer: Prefer,
     cause: Cause,
     first: Option<ReservationId>,
 ) -> Result<Answered, Problem> {
+    match (cause, first) {
+        (Cause::Replay, Some(first)) => Ok(Answered {
+            told: tell(gateway, first).await?,
+            replayed: true,
+        }),
+        (Cause::Replay, None) => replay_or(gateway, asked, Problem::internal("a replay names no reservation")).await,
+        (cause, first) => Err(rejection(sale, cause, first)),
+    }
+}
+
+/// The problem that a rejection is.
+pub(super) fn rejection(sale: &Sale, cause: Cause, first: Option<ReservationId>) -> Problem {
     match cause {
-        Cause::Replay => {
-            let problem = Problem::internal("a replay names no reservation");
-            match first {
-                Some(first) => Ok(Answered {
-                    told: tell(gateway, first).await?,
-                    replayed: true,
-                }),
-                None => replay_or(gateway, asked, prefer, problem).await,
-            }
-        }
-        Cause::KeyReused => Err(key_reused()),
-        Cause::OrderAlreadyReserved => Err(order_already_reserved(first)),
-        Cause::UserLimit => Err(user_limit(sale.per_user_limit.unwrap_or(0), None)),
-        Cause::Surplus => Err(insufficient(0)),
-        Cause::Lost => Err(Problem::new(
+        Cause::Replay => Problem::internal("a replay is no refusal"),
+        Cause::KeyReused => key_reused(),
+        Cause::OrderAlreadyReserved => order_already_reserved(first),
+        Cause::UserLimit => user_limit(sale.per_user_limit.unwrap_or(0), None),
+        Cause::Surplus => insufficient(0),
+        Cause::Lost => Problem::new(
             Code::StockUnavailable,
             "live stock lost the reservation before it was durable; nothing is held",
-        )),
-        Cause::Poison => Err(Problem::internal(
-            "the ledger could not store the reservation; it is in quarantine",
-        )),
+        ),
+        Cause::Poison => Problem::internal("the ledger could not store the reservation; it is in quarantine"),
     }
 }
 
@@ -186,25 +221,30 @@ async fn find_key(gateway: &Gateway, asked: &Asked) -> Result<Found, Problem> {
     })
 }
 
-/// The first answer again where the ledger knows the key, whatever else would be answered: a replay comes first.
-pub(super) async fn replay_or(
-    gateway: &Gateway,
-    asked: &Asked,
-    _: Prefer,
-    problem: Problem,
-) -> Result<Answered, Problem> {
+/// The reservation that the ledger knows under this key of our own making.
+pub(super) async fn holder(gateway: &Gateway, key: KeyHash) -> Result<Option<ReservationId>, Problem> {
+    Ok(gateway.calls.key.ask(key).await?.map(|found| found.reservation))
+}
+
+/// The first answer again, where the ledger knows the key.
+pub(super) async fn replay(gateway: &Gateway, asked: &Asked) -> Result<Option<Answered>, Problem> {
     match find_key(gateway, asked).await? {
-        Found::None => Err(problem),
-        Found::Same(id) => Ok(Answered {
+        Found::None => Ok(None),
+        Found::Same(id) => Ok(Some(Answered {
             told: tell(gateway, id).await?,
             replayed: true,
-        }),
+        })),
         Found::Other => Err(key_reused()),
     }
 }
 
+/// The same, whatever else would be answered: a replay comes first.
+pub(super) async fn replay_or(gateway: &Gateway, asked: &Asked, problem: Problem) -> Result<Answered, Problem> {
+    replay(gateway, asked).await?.ok_or(problem)
+}
+
 /// A reservation as it stands now.
-async fn tell(gateway: &Gateway, id: ReservationId) -> Result<Told, Problem> {
+pub(super) async fn tell(gateway: &Gateway, id: ReservationId) -> Result<Told, Problem> {
     loop {
         if let Some(found) = gateway.calls.read.ask(id).await? {
             return Ok(Told::Whole(Box::new(found)));
@@ -218,11 +258,11 @@ async fn tell(gateway: &Gateway, id: ReservationId) -> Result<Told, Problem> {
     }
 }
 
-fn key_reused() -> Problem {
+pub(super) fn key_reused() -> Problem {
     Problem::new(Code::IdempotencyKeyReused, "the key was used for another request")
 }
 
-fn order_already_reserved(first: Option<ReservationId>) -> Problem {
+pub(super) fn order_already_reserved(first: Option<ReservationId>) -> Problem {
     let first = first.map(|id| id.to_string());
     Problem::new(Code::OrderAlreadyReserved, "the order holds the item under another key").with("reservationId", first)
 }
@@ -233,6 +273,10 @@ fn user_limit(limit: u32, held: Option<u32>) -> Problem {
         .with("held", held)
 }
 
-fn insufficient(available: i64) -> Problem {
+pub(super) fn insufficient(available: i64) -> Problem {
     Problem::new(Code::InsufficientStock, format!("{available} are free")).with("available", available)
+}
+
+fn ttl_too_long(hold_max_ms: i64) -> Problem {
+    Problem::invalid("ttlSeconds", format!("must be at most {}", hold_max_ms / 1000))
 }

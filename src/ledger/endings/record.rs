@@ -213,6 +213,8 @@ async fn delete_keys(tx: &mut PgConnection, ended: &[Ended]) -> Result<(), Ledge
         }
         if let Some(cart) = e.row.cart_id {
             free(KeyHash::cart(&e.row.order_id).to_uuid(), cart);
+            // That of a line without a location, which became a cart where it was split.
+            free(KeyHash::order_line(&e.row.order_id, &e.row.sku_id, "").to_uuid(), cart);
         }
     }
     if hashes.is_empty() {

@@ -106,11 +106,8 @@ impl Ledger {
         let claims = asks.iter().map(Claims::of).collect::<Vec<_>>();
         let all: Vec<Claimant> = claims.iter().flat_map(Claims::all).copied().collect();
         let mut keys = Keys::claim(&mut tx, &all).await?;
-        let mut stocks = Stocks::lock(
-            &mut tx,
-            asks.iter().flat_map(|ask| ask.lines.iter().map(|line| &line.item)),
-        )
-        .await?;
+        let items: Vec<&Item> = asks.iter().flat_map(|ask| &ask.lines).map(|line| &line.item).collect();
+        let mut stocks = Stocks::lock(&mut tx, items.into_iter()).await?;
         let now = read_clock(&mut tx).await?;
         let mut fates = Vec::with_capacity(asks.len());
         let mut claimed_parts = std::collections::HashSet::new();

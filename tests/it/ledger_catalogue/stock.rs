@@ -291,7 +291,7 @@ async fn stock_is_told_by_location() {
 }
 
 #[tokio::test]
-async fn a_request_is_routed_to_the_only_location_else_to_the_one_with_a_sale() {
+async fn a_request_is_routed_to_the_only_location_or_to_a_choice() {
     let books = Books::open().await;
     let route = async |location: Option<&str>| {
         let location = location.map(place);
@@ -310,17 +310,17 @@ async fn a_request_is_routed_to_the_only_location_else_to_the_one_with_a_sale() 
         Route::UnknownSku
     );
     assert_eq!(route(Some("wh9")).await, Route::UnknownLocation);
-    assert_eq!(route(None).await, Route::Ambiguous);
+    assert_eq!(route(None).await, Route::Several);
     assert_eq!(at(route(Some("wh1")).await), ("wh1".into(), None));
     books.receive("wh1", 10).await;
     assert_eq!(at(route(None).await), ("wh1".into(), None));
     books.receive("wh2", 10).await;
-    assert_eq!(route(None).await, Route::Ambiguous);
+    assert_eq!(route(None).await, Route::Several);
     books.create(&sale_of("s", 5)).await;
-    assert_eq!(at(route(None).await), ("wh1".into(), Some("s".into())));
+    assert_eq!(route(None).await, Route::Several, "a sale is one of the choices");
     assert_eq!(at(route(Some("wh2")).await), ("wh2".into(), None));
     books.act("s", SaleAction::Stop).await;
-    assert_eq!(route(None).await, Route::Ambiguous);
+    assert_eq!(route(None).await, Route::Several);
     assert_eq!(at(route(Some("wh1")).await), ("wh1".into(), Some("s".into())));
     books.create(&sale_of("s2", 5)).await;
     assert_eq!(at(route(Some("wh1")).await), ("wh1".into(), Some("s2".into())));

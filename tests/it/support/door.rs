@@ -141,6 +141,11 @@ impl Door {
         self.ask(self.public, Method::POST, path, Some(body), &[]).await
     }
 
+    /// Posts to the public listener; none where the connection breaks.
+    pub(crate) async fn try_shop(&self, path: &str, body: &Value) -> Option<Told> {
+        self.try_ask(self.public, Method::POST, path, Some(body), &[]).await
+    }
+
     /// Asks for units.
     pub(crate) async fn reserve(&self, buy: &Buy) -> Told {
         self.try_reserve(buy).await.expect("the gateway answers")

@@ -9,6 +9,7 @@ use std::process::{self, Command, Stdio};
 
 use flashgate::app::{self, Listeners};
 use flashgate::config::Role;
+use flashgate::domain::choice::Weights;
 use flashgate::flash;
 use flashgate::http::{admission, listen};
 use flashgate::ledger::{self, Ledger};
@@ -155,6 +156,7 @@ fn settings(roles: &[Role], redis_url: &str, database_url: &str) -> app::Setting
             ..ledger::Settings::new(database_url)
         },
         flash: flash::Settings::new(redis_url),
+        choice: Weights::default(),
     }
 }
 

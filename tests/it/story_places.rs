@@ -1,0 +1,207 @@
+//! Where a line comes from when its caller names no location.
+
+use serde_json::{Value, json};
+
+use crate::support::door::Door;
+use crate::support::gateway::Whole;
+use crate::support::socket::{Heard, line, resell, reserve, with};
+
+/// Makes a location; what is not said of it is as it is of every other.
+async fn place(door: &Door, id: &str, extra: Value) {
+    let body = json!({"name": id, "kind": "warehouse", "region": "eu", "active": true});
+    door.put(&format!("/admin/locations/{id}"), with(body, extra))
+        .await
+        .expect(200);
+}
+
+/// Units of a SKU at a location.
+async fn receive(door: &Door, sku: &str, location: &str, units: i64) {
+    door.put(&format!("/admin/skus/{sku}"), json!({"display": "exact"}))
+        .await
+        .expect(200);
+    let received = json!({"skuId": sku, "locationId": location, "delta": units, "reason": "stock_received"});
+    door.post("/api/inventory/adjustments", received).await.expect(201);
+}
+
+/// Asks without a location.
+async fn anywhere(door: &Door, order: &str, sku: &str, extra: Value) -> Heard {
+    reserve(door, &[], &with(line(order, sku, extra), json!({"locationId": null}))).await
+}
+
+fn at(heard: &Heard) -> (u16, String) {
+    (
+        heard.status,
+        heard.body()["locationId"].as_str().unwrap_or("-").to_owned(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nearest_place_with_enough_serves_and_then_the_next() {
+    let whole = Whole::empty().await;
+    let door: &Door = &whole;
+    place(door, "berlin", json!({"latitude": 52.52, "longitude": 13.405})).await;
+    place(door, "paris", json!({"latitude": 48.857, "longitude": 2.352})).await;
+    place(
+        door,
+        "closed",
+        json!({"latitude": 52.4, "longitude": 13.07, "active": false}),
+    )
+    .await;
+    for location in ["berlin", "paris", "closed"] {
+        receive(door, "a", location, 5).await;
+    }
+    let potsdam = json!({"shipTo": {"latitude": 52.4, "longitude": 13.07}, "quantity": 3});
+    let first = anywhere(door, "o1", "a", potsdam.clone()).await;
+    assert_eq!(at(&first), (201, "berlin".into()), "{}", first.text);
+    let again = anywhere(door, "o1", "a", potsdam.clone()).await;
+    assert_eq!(
+        (again.replayed(), again.id()),
+        (true, first.id()),
+        "wherever is best by now"
+    );
+    let second = anywhere(door, "o2", "a", potsdam.clone()).await;
+    assert_eq!(at(&second), (201, "paris".into()), "berlin has too few");
+    let third = anywhere(door, "o3", "a", potsdam).await;
+    assert_eq!(
+        (third.problem(), &third.body()["available"]),
+        ((409, "INSUFFICIENT_STOCK".into()), &json!(2)),
+        "at one place"
+    );
+    let explicit = reserve(door, &[], &line("o3", "a", json!({"locationId": "closed"}))).await;
+    assert_eq!(explicit.status, 201, "who names it may have it");
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_measure_of_a_location_counts() {
+    let whole = Whole::empty().await;
+    let door: &Door = &whole;
+    let table = [
+        ("region", json!({"region": "us"}), json!({"region": "de"})),
+        ("cost", json!({"shippingCost": 9.5}), json!({"shippingCost": 4.5})),
+        ("hours", json!({"handlingHours": 72}), json!({"handlingHours": 4})),
+        ("priority", json!({"priority": 1}), json!({"priority": 2})),
+    ];
+    for (sku, worse, better) in table {
+        let (bad, good) = (format!("a-{sku}"), format!("b-{sku}"));
+        place(door, &bad, worse).await;
+        place(door, &good, better).await;
+        receive(door, sku, &bad, 5).await;
+        receive(door, sku, &good, 5).await;
+        let heard = anywhere(door, "o1", sku, json!({"shipTo": {"region": "de"}})).await;
+        assert_eq!(at(&heard), (201, good), "{sku}: {}", heard.text);
+    }
+    // A place that has shipped all it can today comes last; ties stand in order of their ids.
+    place(door, "a-small", json!({"dailyCapacity": 1})).await;
+    place(door, "b-large", json!({"dailyCapacity": 1000})).await;
+    for sku in ["first", "second"] {
+        receive(door, sku, "a-small", 5).await;
+        receive(door, sku, "b-large", 5).await;
+    }
+    assert_eq!(
+        at(&anywhere(door, "o1", "first", json!({})).await),
+        (201, "a-small".into()),
+        "a tie"
+    );
+    let full = crate::support::door::until("a new count of parcels", async || {
+        let heard = anywhere(door, "o2", "second", json!({})).await;
+        if at(&heard).1 == "b-large" {
+            return Some(());
+        }
+        door.release(&heard.id()).await.expect(200);
+        None
+    });
+    full.await;
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_is_one_of_the_choices() {
+    let whole = Whole::empty().await;
+    let door: &Door = &whole;
+    place(door, "wh1", json!({"priority": 5})).await;
+    place(door, "wh2", json!({})).await;
+    receive(door, "a", "wh1", 10).await;
+    receive(door, "a", "wh2", 10).await;
+    resell(door, "s", "a", 3, json!({})).await;
+    assert_eq!(
+        at(&anywhere(door, "o1", "a", json!({"quantity": 2})).await),
+        (201, "wh1".into())
+    );
+    let next = anywhere(door, "o2", "a", json!({"quantity": 2})).await;
+    assert_eq!(at(&next), (201, "wh2".into()), "the sale has one left: {}", next.text);
+    door.act("s", "pause").await.expect(200);
+    assert_eq!(at(&anywhere(door, "o3", "a", json!({})).await), (201, "wh2".into()));
+    whole.settled().await;
+    assert_eq!(whole.sale("s").await["remaining"], 1);
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_is_split_only_where_the_caller_says_so() {
+    let whole = Whole::empty().await;
+    let door: &Door = &whole;
+    for (location, priority) in [("wh1", 3), ("wh2", 2), ("wh3", 1)] {
+        place(door, location, json!({"priority": priority})).await;
+        receive(door, "a", location, 4).await;
+    }
+    resell(door, "s", "a", 4, json!({})).await;
+    let ask = json!({"quantity": 10});
+    let heard = anywhere(door, "o1", "a", ask.clone()).await;
+    assert_eq!(
+        (heard.problem(), &heard.body()["available"]),
+        ((409, "INSUFFICIENT_STOCK".into()), &json!(4))
+    );
+    let ask = with(ask, json!({"allowSplit": true}));
+    let split = anywhere(door, "o1", "a", ask.clone()).await;
+    assert_eq!(split.status, 201, "{}", split.text);
+    let lines: Vec<(String, i64)> = split.body()["lines"]
+        .as_array()
+        .expect("lines")
+        .iter()
+        .map(|line| {
+            let location = line["locationId"].as_str().expect("a location").to_owned();
+            (location, line["quantity"].as_i64().expect("units"))
+        })
+        .collect();
+    assert_eq!(
+        lines,
+        [("wh1".to_owned(), 4), ("wh2".to_owned(), 4), ("wh3".to_owned(), 2)],
+        "the best first"
+    );
+    let again = anywhere(door, "o1", "a", ask).await;
+    assert_eq!((again.replayed(), again.id()), (true, split.id()));
+    let more = anywhere(door, "o2", "a", json!({"quantity": 3, "allowSplit": true})).await;
+    assert_eq!(
+        (more.problem(), &more.body()["available"]),
+        ((409, "INSUFFICIENT_STOCK".into()), &json!(2))
+    );
+    whole.release(&split.id()).await.expect(200);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_destination_is_a_point_or_a_region() {
+    let whole = Whole::empty().await;
+    whole.receive("a", 5).await;
+    for (ship_to, field) in [
+        (json!({}), "shipTo"),
+        (json!({"latitude": 1.0}), "shipTo"),
+        (json!({"latitude": 1.0, "longitude": 1.0, "region": "eu"}), "shipTo"),
+        (json!({"latitude": 91.0, "longitude": 1.0}), "shipTo.latitude"),
+        (json!({"latitude": 1.0, "longitude": -181}), "shipTo.longitude"),
+        (json!({"region": ""}), "shipTo.region"),
+        (json!({"city": "x"}), "shipTo.city"),
+    ] {
+        let heard = anywhere(&whole, "o1", "a", json!({"shipTo": ship_to})).await;
+        assert_eq!(
+            (heard.problem(), &heard.body()["field"]),
+            ((400, "INVALID_REQUEST".into()), &json!(field)),
+            "{ship_to}"
+        );
+    }
+    whole.stop().await;
+}
