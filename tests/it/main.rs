@@ -38,6 +38,7 @@ mod story_noise;
 mod story_operations;
 mod story_places;
 mod story_refusals;
+mod story_rescue;
 mod story_reserve;
 mod support {
     //! What the tests share.

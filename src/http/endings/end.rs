@@ -5,19 +5,21 @@ use std::time::Duration;
 use axum::response::{IntoResponse, Response};
 use futures::future::join_all;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::reservation::{Cause, Ending, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::domain::text::Text;
 use crate::http::Gateway;
+use crate::http::admin_sales::{IN_FORCE_MAX, late, taken_back};
 use crate::http::body::ReservationBody;
 use crate::http::code::Code;
 use crate::http::idempotency::mark_replayed;
 use crate::http::problem::Problem;
 use crate::http::standing::{Standing, find, not_durable_yet, parse_id, unknown};
 use crate::http::trace::{Operator, Traced};
-use crate::ledger::{EndAnswer, EndAsk, GrantTicket};
+use crate::ledger::{EndAnswer, EndAsk, GrantTicket, LaneRescue};
 use crate::metric;
 
 /// A payment id or a reason.
@@ -104,6 +106,7 @@ async fn try_end(
         operator: caller.operator.0,
         unless_in_cart: false,
     };
+    let mut in_lane = false;
     loop {
         match gateway.calls.end.ask(ask.clone()).await? {
             EndAnswer::Done {
@@ -118,11 +121,15 @@ async fn try_end(
                     reservation: reservation.into(),
                     payment_id,
                     restocked: (!restocked).then_some(false),
-                    rescued: rescued.then_some(true),
+                    rescued: (rescued || in_lane && !replayed).then_some(true),
                 };
                 return Ok(Ended { body, replayed });
             }
             EndAnswer::Refused(reservation) if ending == Ending::Commit => {
+                if reservation.status == Status::Expired && !in_lane && taken_anew(gateway, id).await? {
+                    in_lane = true;
+                    continue;
+                }
                 let problem = refused(&reservation);
                 // Whoever commits has been paid.
                 return Err(match reservation.status {
@@ -141,6 +148,22 @@ async fn try_end(
             EndAnswer::Unknown => wait_for(gateway, id).await?,
         }
     }
+}
+
+/// Asks the lane of an expired reservation for its units, where a sale sells them; true: look again.
+async fn taken_anew(gateway: &Gateway, id: ReservationId) -> Result<bool, Problem> {
+    let ticket = match gateway.ledger.rescue_in_lane(id).await? {
+        LaneRescue::Asked(ticket) => ticket,
+        LaneRescue::Changed => return Ok(true),
+        LaneRescue::NoLane => return Ok(false),
+    };
+    if taken_back(gateway, &[ticket], Instant::now() + IN_FORCE_MAX).await? {
+        return Ok(true);
+    }
+    Err(late(
+        gateway,
+        "the reservation had expired; its units are asked for, and a repeat tells what came of it",
+    ))
 }
 
 /// Whether the units of an ending are usable again, within a second.

@@ -101,7 +101,8 @@ async fn get_reservation(State(gateway): State<Arc<Gateway>>, Path(id): Path<Str
 /// Sells what is reserved.
 #[utoipa::path(post, path = "/api/inventory/reservations/{reservationId}/commit", tag = "Checkout",
     params(("reservationId" = String, Path)), request_body = Commit, responses(
-        (status = 200, description = "`COMMITTED`, now or before", body = EndedBody),
+        (status = 200, description = "`COMMITTED`, now or before; `rescued` where it had expired and its units were taken \
+            again", body = EndedBody),
         (status = 404, description = "`UNKNOWN_RESERVATION`"),
         (status = 409, description = "`RESERVATION_EXPIRED` (+`refundRequired`), `RESERVATION_RELEASED`, \
             `RESERVATION_REJECTED` (+`cause`), `SALE_FROZEN`"),

@@ -87,9 +87,9 @@ impl Subject {
         rows.into_iter().map(read).collect()
     }
 
-    /// It was refused, so it may be taken anew.
+    /// It was refused, or its time was over, so it may be taken anew.
     pub(super) fn retakable(&self) -> bool {
-        self.status == Status::Rejected
+        matches!(self.status, Status::Rejected | Status::Expired)
     }
 
     /// What it claims when it is taken anew.
