@@ -24,12 +24,15 @@ use crate::ledger::places::{Place, Served};
 /// How old the count of today's parcels may be: it is a scan, and a few parcels more or less choose no other place.
 const PARCELS_FOR: Duration = Duration::from_secs(5);
 
+/// Parcels of today, by location, and when they were counted.
+type Parcels = (Instant, Arc<HashMap<LocationId, i64>>);
+
 /// How this gateway chooses.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Choice {
     weights: Weights,
     /// Held while it is read anew, so that one request reads for all.
-    parcels: Mutex<Option<(Instant, Arc<HashMap<LocationId, i64>>)>>,
+    parcels: Mutex<Option<Parcels>>,
 }
 
 impl Choice {
