@@ -84,6 +84,8 @@ metrics_table! {
         "Extensions, by `code`.";
     ADJUSTMENTS = "flashgate_adjustments_total", Kind::Counter, Count,
         "Stock adjustments, by `reason`.";
+    RETURNS = "flashgate_returns_total", Kind::Counter, Count,
+        "Returns, by `code` (`OK`, `REPLAYED`, or the refusal's code).";
     RECONCILIATION_MISMATCHES = "flashgate_reconciliation_mismatches_total", Kind::Counter, Count,
         "Differences that the reconciler found, by `kind`.";
     READS = "flashgate_reads_total", Kind::Counter, Count,

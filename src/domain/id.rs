@@ -1,4 +1,4 @@
-//! The opaque ids that clients choose: SKU, location, order, user, sale.
+//! The opaque ids that clients choose: SKU, location, order, user, sale, return, transfer.
 //!
 //! All are 1 to 128 characters of `A-Z a-z 0-9 . _ : -`, checked once, where they enter. Past the edge there are no
 //! bare strings.
@@ -104,6 +104,16 @@ id!(
 id!(
     /// A flash sale.
     SaleId,
+    &[]
+);
+id!(
+    /// A return of sold units.
+    ReturnId,
+    &[]
+);
+id!(
+    /// A transfer between locations.
+    TransferId,
     &[]
 );
 

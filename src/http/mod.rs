@@ -32,6 +32,7 @@ pub mod prefer;
 pub mod problem;
 mod reads;
 mod reserve;
+mod returns;
 mod standing;
 mod stock;
 pub mod trace;
@@ -143,6 +144,7 @@ fn public_routes() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
         .merge(reserve::routes())
         .merge(endings::routes())
+        .merge(returns::routes())
         .merge(reads::routes())
         .merge(health::routes())
         .merge(openapi::routes())

@@ -2,6 +2,8 @@
 //!
 //! Nothing here changes units; [`super::post`] does. What pages show is read by [`super::read_model`].
 
+use std::collections::BTreeSet;
+
 use sqlx::PgConnection;
 
 use super::LedgerError;
@@ -75,6 +77,18 @@ pub(super) async fn ensure_balance(tx: &mut PgConnection, item: &Item, by: &By) 
         && units != 0
     {
         post(tx, &[safety_movement(item.clone(), -units, by)]).await?;
+    }
+    Ok(())
+}
+
+/// Locks the balances of these items, in the order of their key.
+pub(super) async fn lock_balances<'a>(
+    tx: &mut PgConnection,
+    items: impl Iterator<Item = &'a Item>,
+) -> Result<(), LedgerError> {
+    let items: BTreeSet<&Item> = items.collect();
+    for item in items {
+        lock_balance(tx, item).await?;
     }
     Ok(())
 }

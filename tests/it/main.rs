@@ -26,6 +26,7 @@ mod ledger_expiry;
 mod ledger_pipeline;
 mod ledger_take;
 mod ledger_upkeep;
+mod moves;
 mod reads;
 mod reconciliation;
 mod sale_life;
