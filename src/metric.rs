@@ -86,6 +86,8 @@ metrics_table! {
         "Stock adjustments, by `reason`.";
     RETURNS = "flashgate_returns_total", Kind::Counter, Count,
         "Returns, by `code` (`OK`, `REPLAYED`, or the refusal's code).";
+    TRANSFERS = "flashgate_transfers_total", Kind::Counter, Count,
+        "Transfers between locations, by `code` (`OK`, `REPLAYED`, or the refusal's code).";
     RECONCILIATION_MISMATCHES = "flashgate_reconciliation_mismatches_total", Kind::Counter, Count,
         "Differences that the reconciler found, by `kind`.";
     READS = "flashgate_reads_total", Kind::Counter, Count,

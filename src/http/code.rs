@@ -103,6 +103,8 @@ codes! {
     ReturnExceedsCommitted = "RETURN_EXCEEDS_COMMITTED", CONFLICT, false, "More is returned than was sold";
     /// Only what was sold can come back. Client: release instead. Operator: nothing.
     NotCommitted = "NOT_COMMITTED", CONFLICT, false, "The reservation was not committed";
+    /// The location is closed and takes no units. Client: choose another. Operator: `PUT` it `active` again.
+    LocationInactive = "LOCATION_INACTIVE", CONFLICT, false, "The location is closed";
     /// A newer count was applied. Client: drop the old one. Operator: check the feed's clock.
     StaleCount = "STALE_COUNT", CONFLICT, false, "A newer count was applied";
     /// Only adjustments can be undone, and no undo. Client: adjust instead. Operator: the same.

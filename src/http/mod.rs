@@ -36,6 +36,7 @@ mod returns;
 mod standing;
 mod stock;
 pub mod trace;
+mod transfers;
 
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -163,6 +164,7 @@ fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
         .merge(admin_reconciliation::routes())
         .merge(stock::routes())
         .merge(counts::routes())
+        .merge(transfers::routes())
         .merge(events::routes())
         .merge(openapi::routes())
 }

@@ -58,7 +58,7 @@ pub(super) struct AdjustmentBody {
 
 /// A balance at one moment.
 #[derive(Serialize, utoipa::ToSchema)]
-struct Image {
+pub(super) struct Image {
     #[serde(flatten)]
     balance: Balance,
     /// `onHand - reserved - unavailable - safetyStock`, never below 0.

@@ -47,6 +47,7 @@ mod sale_row;
 mod snapshot;
 mod stall;
 mod take;
+pub mod transfer;
 pub mod undo;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};

@@ -37,7 +37,7 @@ pub enum EventType {
     /// Units came back from a customer.
     #[serde(rename = "inventory_returned")]
     Returned,
-    /// Units went from one location to another.
+    /// Units went from one location to another: one event at each.
     #[serde(rename = "inventory_transferred")]
     Transferred,
 }
@@ -240,7 +240,8 @@ async fn update_balances(
         .collect())
 }
 
-fn apply(balance: &mut Balance, deltas: &Deltas) {
+/// Changes an image as posting changes the balance.
+pub(super) fn apply(balance: &mut Balance, deltas: &Deltas) {
     balance.on_hand += deltas.on_hand;
     balance.reserved += deltas.reserved;
     balance.unavailable += deltas.unavailable;
