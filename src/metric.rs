@@ -88,6 +88,8 @@ metrics_table! {
         "Returns, by `code` (`OK`, `REPLAYED`, or the refusal's code).";
     TRANSFERS = "flashgate_transfers_total", Kind::Counter, Count,
         "Transfers between locations, by `code` (`OK`, `REPLAYED`, or the refusal's code).";
+    APPROVALS = "flashgate_approvals_total", Kind::Counter, Count,
+        "Adjustments that need a second person, by `step` (`asked`, `approved`, `rejected`).";
     RECONCILIATION_MISMATCHES = "flashgate_reconciliation_mismatches_total", Kind::Counter, Count,
         "Differences that the reconciler found, by `kind`.";
     READS = "flashgate_reads_total", Kind::Counter, Count,

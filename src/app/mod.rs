@@ -119,7 +119,8 @@ pub enum AppError {
 /// What kept it from doing its work.
 pub async fn run(command: Command) -> Result<ExitCode, AppError> {
     match command {
-        Command::Dev(dev) => run_dev(*dev, stop_signal()?).await?,
+        // It holds every setting while it waits; the other commands need not make room for it.
+        Command::Dev(dev) => Box::pin(run_dev(*dev, stop_signal()?)).await?,
         Command::Serve(serve) => run_serve(*serve, stop_signal()?).await?,
         Command::Migrate(migrate) => run_migrate(migrate).await?,
         Command::Verify(verify) => return Ok(halves::verify(verify).await?),

@@ -179,6 +179,10 @@ pub struct Process {
     #[command(flatten)]
     pub admission: admission::Settings,
 
+    /// Which adjustments wait for a second person.
+    #[command(flatten)]
+    pub approval: ledger::approval::Settings,
+
     #[command(flatten)]
     postgres: servers::Postgres,
 
@@ -204,6 +208,7 @@ impl Process {
     #[must_use]
     pub fn ledger(&self, url: &str) -> ledger::Settings {
         ledger::Settings {
+            approval: self.approval.clone(),
             recon: self.recon,
             ..self.postgres.settings(url)
         }

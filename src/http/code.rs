@@ -105,6 +105,8 @@ codes! {
     NotCommitted = "NOT_COMMITTED", CONFLICT, false, "The reservation was not committed";
     /// The location is closed and takes no units. Client: choose another. Operator: `PUT` it `active` again.
     LocationInactive = "LOCATION_INACTIVE", CONFLICT, false, "The location is closed";
+    /// It was approved, rejected or expired before. Client: read its `status`; ask anew. Operator: nothing.
+    ApprovalClosed = "APPROVAL_CLOSED", CONFLICT, false, "The approval is closed";
     /// A newer count was applied. Client: drop the old one. Operator: check the feed's clock.
     StaleCount = "STALE_COUNT", CONFLICT, false, "A newer count was applied";
     /// Only adjustments can be undone, and no undo. Client: adjust instead. Operator: the same.

@@ -5,6 +5,7 @@
 //! layers, from the outside: trace, measure, panics, and on the public router admission.
 
 mod admin_alerts;
+mod admin_approvals;
 mod admin_catalogue;
 mod admin_lanes;
 mod admin_quarantine;
@@ -14,6 +15,7 @@ pub mod admission;
 mod author;
 pub mod batch;
 pub mod body;
+mod call_back;
 pub mod code;
 mod counts;
 mod edge;
@@ -157,6 +159,7 @@ fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
         .merge(health::routes())
         .merge(health::admin_routes())
         .merge(admin_alerts::routes())
+        .merge(admin_approvals::routes())
         .merge(admin_catalogue::routes())
         .merge(admin_sales::routes())
         .merge(admin_lanes::routes())
@@ -164,8 +167,8 @@ fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
         .merge(admin_reconciliation::routes())
         .merge(stock::routes())
         .merge(counts::routes())
-        .merge(transfers::routes())
         .merge(events::routes())
+        .merge(transfers::routes())
         .merge(openapi::routes())
 }
 

@@ -10,7 +10,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Gateway;
+use super::admin_approvals::ApprovalBody;
 use super::author::{Author, answer, insufficient, key_reused, unknown_location, unknown_sku};
+use super::call_back::CallsBack;
 use super::json::Json;
 use super::numbers::Whole;
 use super::problem::Problem;
@@ -18,6 +20,7 @@ use crate::domain::balance::Balance;
 use crate::domain::id::{Item, LocationId, Sku};
 use crate::domain::text::Text;
 use crate::ledger::adjust::{Adjust, Adjusted, Adjustment, Reason, Sign};
+use crate::ledger::approval::Approval;
 use crate::metric;
 
 /// The admin listener's paths.
@@ -86,9 +89,11 @@ impl From<Adjustment> for AdjustmentBody {
     }
 }
 
-/// Adjusts a balance, once under its key: else reference, reason, SKU and location are the key.
+/// Adjusts a balance, once under its key: else reference, reason, SKU and location are the key. What a sale has set
+/// aside and nobody holds is called back where nothing else is left.
 #[utoipa::path(post, path = "/api/inventory/adjustments", tag = "Stock", request_body = AdjustBody, responses(
     (status = 201, body = AdjustmentBody),
+    (status = 202, description = "`PENDING_APPROVAL`: a second person has to agree", body = ApprovalBody),
     (status = 404, description = "`UNKNOWN_SKU`, `UNKNOWN_LOCATION`"),
     (status = 409, description = "`INSUFFICIENT_STOCK`, with what stands in the way"),
     (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`"),
@@ -112,22 +117,49 @@ async fn adjust(
         key: author.key_hash("adjustment"),
     };
     let created = |adjustment: Adjustment| (StatusCode::CREATED, Json(AdjustmentBody::from(adjustment)));
-    match gateway.ledger.adjust(&ask, &author.by()).await? {
-        Adjusted::Done(adjustment) => {
-            tracing::info!(
-                trace = %author.trace, operator = author.operator, sku = %ask.item.sku, location = %ask.item.location,
-                delta, reason = ask.reason.as_str(), reference = adjustment.reference, event = adjustment.event_id,
-                before = ?adjustment.before, after = ?adjustment.after, "stock was adjusted"
-            );
-            metrics::counter!(metric::ADJUSTMENTS, "reason" => ask.reason.as_str()).increment(1);
-            Ok(answer(created(adjustment), false))
-        }
-        Adjusted::Replayed(adjustment) => Ok(answer(created(adjustment), true)),
-        Adjusted::KeyReused => Err(key_reused()),
-        Adjusted::UnknownSku => Err(unknown_sku(ask.item.sku.as_str())),
-        Adjusted::UnknownLocation => Err(unknown_location(ask.item.location.as_str())),
-        Adjusted::Insufficient(found) => Err(insufficient(-delta, &found)),
+    let mut calls = CallsBack::begin();
+    loop {
+        return match gateway.ledger.adjust(&ask, &author.by()).await? {
+            Adjusted::Done(adjustment) => {
+                done(&author, &ask, &adjustment);
+                Ok(answer(created(adjustment), false))
+            }
+            Adjusted::Replayed(adjustment) => Ok(answer(created(adjustment), true)),
+            Adjusted::Pending { approval, replayed } => {
+                if !replayed {
+                    asked(&author, &approval);
+                }
+                let body = (StatusCode::ACCEPTED, Json(ApprovalBody::pending(*approval)));
+                Ok(answer(body, replayed))
+            }
+            Adjusted::Short(short) => {
+                calls.call_back(&gateway, &short, -delta).await?;
+                continue;
+            }
+            Adjusted::KeyReused => Err(key_reused()),
+            Adjusted::UnknownSku => Err(unknown_sku(ask.item.sku.as_str())),
+            Adjusted::UnknownLocation => Err(unknown_location(ask.item.location.as_str())),
+            Adjusted::Insufficient(found) => Err(insufficient(-delta, &found)),
+        };
     }
+}
+
+fn asked(author: &Author, approval: &Approval) {
+    tracing::info!(
+        trace = %author.trace, operator = author.operator, approval = %approval.id, sku = %approval.item.sku,
+        location = %approval.item.location, delta = approval.delta, reason = approval.reason.as_str(),
+        why = approval.why, before = ?approval.before, after = ?approval.after, "an adjustment waits for a second person"
+    );
+    metrics::counter!(metric::APPROVALS, "step" => "asked").increment(1);
+}
+
+fn done(author: &Author, ask: &Adjust, adjustment: &Adjustment) {
+    tracing::info!(
+        trace = %author.trace, operator = author.operator, sku = %ask.item.sku, location = %ask.item.location,
+        delta = ask.delta, reason = ask.reason.as_str(), reference = adjustment.reference, event = adjustment.event_id,
+        before = ?adjustment.before, after = ?adjustment.after, "stock was adjusted"
+    );
+    metrics::counter!(metric::ADJUSTMENTS, "reason" => ask.reason.as_str()).increment(1);
 }
 
 fn check_sign(reason: Reason, delta: i64) -> Result<(), Problem> {

@@ -1,110 +1,26 @@
 //! Adjustments: stock that comes in, breaks, gets lost or was counted wrong.
 //!
 //! An adjustment happens once under its key and answers with the balance before and after. It never takes units that
-//! a reservation, damage or a sale has promised away.
+//! are reserved or damaged. What a sale has set aside and nobody holds it takes from the sale, whose allocation shrinks
+//! with it in the same transaction; where such units lie in lanes, the caller calls them back first. Changes that
+//! one person may not make alone wait as an approval.
 
+use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
+use super::approval::{Approval, read_approval};
 use super::balance::{ensure_balance, location_is_known, lock_balance, sku_is_known};
 use super::once::{By, Claim, Key, claim};
-use super::post::{Deltas, EventType, Movement, post};
+use super::post::{Movement, apply, post};
+pub use super::reason::{Reason, Sign};
 use super::retry::retried;
+use super::sale::{Locked, lock_sale_of};
+use super::sale_patch::{lower, set_allocation};
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
-use crate::domain::id::Item;
+use crate::domain::id::{Item, SaleId};
 use crate::domain::key::{Fingerprint, KeyHash};
-
-/// Why stock is adjusted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Reason {
-    /// Units came in.
-    StockReceived,
-    /// Someone knows better.
-    ManualCorrection,
-    /// Units are there, but can't be sold any more.
-    Damaged,
-    /// Units are gone.
-    Lost,
-    /// A customer sent units back, and they can be sold.
-    ReturnProcessed,
-    /// Counting found more or fewer.
-    CycleCountCorrection,
-    /// The supplier had sent more or fewer than said.
-    SupplierShipmentCorrection,
-}
-
-/// Which deltas a reason takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sign {
-    /// Above 0.
-    Positive,
-    /// Below 0.
-    Negative,
-    /// Anything but 0.
-    Either,
-}
-
-impl Reason {
-    /// The word in requests, rows and events.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Reason::StockReceived => "stock_received",
-            Reason::ManualCorrection => "manual_correction",
-            Reason::Damaged => "damaged",
-            Reason::Lost => "lost",
-            Reason::ReturnProcessed => "return_processed",
-            Reason::CycleCountCorrection => "cycle_count_correction",
-            Reason::SupplierShipmentCorrection => "supplier_shipment_correction",
-        }
-    }
-
-    /// Which deltas it takes.
-    #[must_use]
-    pub fn sign(self) -> Sign {
-        match self {
-            Reason::StockReceived | Reason::ReturnProcessed => Sign::Positive,
-            Reason::Damaged | Reason::Lost => Sign::Negative,
-            Reason::ManualCorrection | Reason::CycleCountCorrection | Reason::SupplierShipmentCorrection => {
-                Sign::Either
-            }
-        }
-    }
-
-    fn event(self) -> EventType {
-        match self {
-            Reason::StockReceived => EventType::Received,
-            Reason::Damaged => EventType::Damaged,
-            Reason::ReturnProcessed => EventType::Returned,
-            Reason::Lost
-            | Reason::ManualCorrection
-            | Reason::CycleCountCorrection
-            | Reason::SupplierShipmentCorrection => EventType::Adjusted,
-        }
-    }
-
-    /// What `delta` units do to the balance: damage moves units from sellable to unavailable, all else moves on_hand.
-    fn deltas(self, delta: i64) -> Deltas {
-        match self {
-            Reason::Damaged => Deltas {
-                unavailable: -delta,
-                damaged: -delta,
-                ..Deltas::default()
-            },
-            Reason::ReturnProcessed => Deltas {
-                on_hand: delta,
-                returned: delta,
-                ..Deltas::default()
-            },
-            _ => Deltas {
-                on_hand: delta,
-                ..Deltas::default()
-            },
-        }
-    }
-}
 
 /// An adjustment as asked for. Its delta has the sign that its reason takes.
 #[derive(Clone, Debug)]
@@ -151,8 +67,28 @@ pub enum Adjusted {
     UnknownSku,
     /// No such location.
     UnknownLocation,
-    /// Too few units are free of promises.
+    /// Too few units are there that are not reserved or damaged, or that a sale would give back.
     Insufficient(Balance),
+    /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
+    Short(CallBack),
+    /// A second person has to agree.
+    Pending {
+        /// What waits.
+        approval: Box<Approval>,
+        /// It was asked before.
+        replayed: bool,
+    },
+}
+
+/// Units that an adjustment needs back from a sale.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallBack {
+    /// Whose.
+    pub sale: SaleId,
+    /// All that the sale may keep, sold ones included.
+    pub allocation: i64,
+    /// The balance meanwhile.
+    pub found: Balance,
 }
 
 #[derive(sqlx::FromRow)]
@@ -165,32 +101,38 @@ pub(super) struct AdjustmentRow {
 }
 
 impl Ledger {
-    /// Adjusts a balance, once.
+    /// Adjusts a balance, once; or leaves it to a second person, where the policy wants one. What a sale has set aside
+    /// is taken from the sale, where nothing else is left.
     ///
     /// # Errors
     /// The ledger could not find out.
     pub async fn adjust(&self, ask: &Adjust, by: &By) -> Result<Adjusted, LedgerError> {
-        retried!(self, self.adjust_once(ask, by))
+        loop {
+            match retried!(self, self.adjust_once(ask, by, false))? {
+                // The sale is locked before the balance, so it starts over.
+                Adjusted::Insufficient(found) if ask.missing(&found) <= found.escrowed => {
+                    return retried!(self, self.adjust_once(ask, by, true));
+                }
+                Adjusted::Pending { approval, .. } if approval.is_overdue => {
+                    self.expire_approvals().await?;
+                }
+                adjusted => return Ok(adjusted),
+            }
+        }
     }
 
-    async fn adjust_once(&self, ask: &Adjust, by: &By) -> Result<Adjusted, LedgerError> {
+    async fn adjust_once(&self, ask: &Adjust, by: &By, from_sale: bool) -> Result<Adjusted, LedgerError> {
         let id = Uuid::new_v4();
         let mut tx = self.begin().await?;
-        if let Some(key) = ask.key() {
+        let sale = match from_sale {
+            true => lock_sale_of(&mut tx, &ask.item).await?,
+            false => None,
+        };
+        if let Some(key) = ask.claimed() {
             match claim(&mut tx, &key, ask.key.is_none(), id).await? {
                 Claim::New => {}
                 Claim::Reused => return Ok(Adjusted::KeyReused),
-                Claim::Replay(first) => {
-                    let row: AdjustmentRow = sqlx::query_as(
-                        "-- adjustment.first_answer
-                         SELECT adjustment_id, event_id, reference_id, before, after FROM adjustment
-                         WHERE adjustment_id = $1",
-                    )
-                    .bind(first)
-                    .fetch_one(&mut *tx)
-                    .await?;
-                    return Ok(Adjusted::Replayed(row.into()));
-                }
+                Claim::Replay(first) => return first_answer(&mut tx, first).await,
             }
         }
         if !sku_is_known(&mut tx, &ask.item.sku).await? {
@@ -201,45 +143,135 @@ impl Ledger {
         }
         ensure_balance(&mut tx, &ask.item, by).await?;
         let found = lock_balance(&mut tx, &ask.item).await?;
-        if -ask.delta > found.unpromised() {
+        if ask.missing(&found) > found.escrowed {
             return Ok(Adjusted::Insufficient(found));
         }
-        let reference = ask.reference.clone().unwrap_or_else(|| id.to_string());
-        let posted = post(&mut tx, &[ask.movement(&reference, by)]).await?[0];
-        let adjustment = Adjustment {
-            id,
-            event_id: posted.event_id,
-            reference,
-            before: posted.before,
-            after: posted.after,
+        let answer = match self.approval.wants(ask, &found) {
+            Some(why) => Adjusted::Pending {
+                approval: Box::new(self.insert_approval(&mut tx, id, ask, why, &found, by).await?),
+                replayed: false,
+            },
+            None => match carry_out(&mut tx, id, ask, found, sale, by).await? {
+                CarriedOut::Done(adjustment) => Adjusted::Done(adjustment),
+                CarriedOut::Insufficient => return Ok(Adjusted::Insufficient(found)),
+                CarriedOut::Short(short) => return Ok(Adjusted::Short(short)),
+            },
         };
-        sqlx::query(
-            "-- adjustment.insert
-             INSERT INTO adjustment (adjustment_id, event_id, sku_id, location_id, delta, reason, reference_id, note,
-                 operator, before, after)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        )
-        .bind(id)
-        .bind(adjustment.event_id)
-        .bind(ask.item.sku.as_str())
-        .bind(ask.item.location.as_str())
-        .bind(ask.delta)
-        .bind(ask.reason.as_str())
-        .bind(&adjustment.reference)
-        .bind(&ask.note)
-        .bind(by.operator.as_deref().unwrap_or_default())
-        .bind(Json(adjustment.before))
-        .bind(Json(adjustment.after))
-        .execute(&mut *tx)
-        .await?;
         tx.commit().await?;
-        Ok(Adjusted::Done(adjustment))
+        Ok(answer)
     }
 }
 
+/// The adjustment of this id, where it was carried out.
+pub(super) async fn read_adjustment(tx: &mut PgConnection, id: Uuid) -> Result<Option<Adjustment>, LedgerError> {
+    let row: Option<AdjustmentRow> = sqlx::query_as(
+        "-- adjustment.first_answer
+         SELECT adjustment_id, event_id, reference_id, before, after FROM adjustment WHERE adjustment_id = $1",
+    )
+    .bind(id)
+    .fetch_optional(tx)
+    .await?;
+    Ok(row.map(Adjustment::from))
+}
+
+async fn first_answer(tx: &mut PgConnection, id: Uuid) -> Result<Adjusted, LedgerError> {
+    if let Some(adjustment) = read_adjustment(tx, id).await? {
+        return Ok(Adjusted::Replayed(adjustment));
+    }
+    match read_approval(tx, id).await? {
+        Some(approval) => Ok(Adjusted::Pending {
+            approval: Box::new(approval),
+            replayed: true,
+        }),
+        None => Err(LedgerError::Broken(format!(
+            "a key names adjustment {id}, which is not there"
+        ))),
+    }
+}
+
+/// What came of carrying an adjustment out.
+pub(super) enum CarriedOut {
+    Done(Adjustment),
+    Insufficient,
+    Short(CallBack),
+}
+
+/// Adjusts the balance that is locked and was found like this; of the item's sale, which is locked too where it may
+/// give units, takes what is missing.
+pub(super) async fn carry_out(
+    tx: &mut PgConnection,
+    id: Uuid,
+    ask: &Adjust,
+    found: Balance,
+    sale: Option<Locked>,
+    by: &By,
+) -> Result<CarriedOut, LedgerError> {
+    let missing = ask.missing(&found);
+    if missing > 0 {
+        let Some(mut kept) = sale.filter(|_| missing <= found.escrowed) else {
+            return Ok(CarriedOut::Insufficient);
+        };
+        kept.sale.allocation -= missing;
+        if lower(tx, &kept.sale, kept.recalled, missing, by).await?.is_some() {
+            return Ok(CarriedOut::Short(CallBack {
+                sale: kept.sale.id,
+                allocation: kept.sale.allocation,
+                found,
+            }));
+        }
+        set_allocation(tx, &kept.sale).await?;
+    }
+    let reference = ask.reference.clone().unwrap_or_else(|| id.to_string());
+    let posted = post(tx, &[ask.movement(&reference, by)]).await?[0];
+    let adjustment = Adjustment {
+        id,
+        event_id: posted.event_id,
+        reference,
+        before: posted.before,
+        after: posted.after,
+    };
+    insert(tx, ask, &adjustment, by).await?;
+    Ok(CarriedOut::Done(adjustment))
+}
+
+async fn insert(tx: &mut PgConnection, ask: &Adjust, adjustment: &Adjustment, by: &By) -> Result<(), LedgerError> {
+    sqlx::query(
+        "-- adjustment.insert
+         INSERT INTO adjustment (adjustment_id, event_id, sku_id, location_id, delta, reason, reference_id, note,
+             operator, before, after)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+    )
+    .bind(adjustment.id)
+    .bind(adjustment.event_id)
+    .bind(ask.item.sku.as_str())
+    .bind(ask.item.location.as_str())
+    .bind(ask.delta)
+    .bind(ask.reason.as_str())
+    .bind(&adjustment.reference)
+    .bind(&ask.note)
+    .bind(by.operator.as_deref().unwrap_or_default())
+    .bind(Json(adjustment.before))
+    .bind(Json(adjustment.after))
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 impl Adjust {
+    /// Units that it takes beyond those that are free of promises; below 0 where some of those are left.
+    pub(super) fn missing(&self, found: &Balance) -> i64 {
+        -self.delta - found.unpromised()
+    }
+
+    /// The balance after it.
+    pub(super) fn foresee(&self, found: &Balance) -> Balance {
+        let mut after = *found;
+        apply(&mut after, &self.reason.deltas(self.delta));
+        after
+    }
+
     /// The client's key, else the derived one; none where nothing could repeat it.
-    fn key(&self) -> Option<Key> {
+    pub(super) fn claimed(&self) -> Option<Key> {
         let delta = self.delta.to_string();
         let (sku, location) = (self.item.sku.as_str(), self.item.location.as_str());
         let reference = self.reference.as_deref().unwrap_or_default();

@@ -11,6 +11,7 @@
 
 pub mod adjust;
 pub mod apply;
+pub mod approval;
 pub mod audit;
 pub mod balance;
 pub mod catalogue;
@@ -30,6 +31,7 @@ pub mod places;
 pub mod post;
 pub mod quarantine;
 pub mod read_model;
+mod reason;
 pub mod recall;
 pub mod recon;
 pub mod recovery;
@@ -86,6 +88,8 @@ pub struct Settings {
     pub acquire_timeout: Duration,
     /// Longest time a statement may take.
     pub statement_timeout: Duration,
+    /// Which adjustments wait for a second person.
+    pub approval: approval::Settings,
     /// What reconciliation may do by itself.
     pub recon: recon::Settings,
 }
@@ -101,6 +105,7 @@ impl Settings {
             read_connections_max: 4,
             acquire_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(30),
+            approval: approval::Settings::default(),
             recon: recon::Settings::default(),
         }
     }
@@ -111,6 +116,7 @@ impl Settings {
 pub struct Ledger {
     pool: PgPool,
     reads: ReadPools,
+    approval: approval::Settings,
     recon: recon::Settings,
     /// No event up to this id can show up any more.
     settled_id: Arc<AtomicI64>,
@@ -130,6 +136,7 @@ impl Ledger {
                 reads(&settings.url)?,
                 settings.read_url.as_deref().map(reads).transpose()?,
             ),
+            approval: settings.approval.clone(),
             recon: settings.recon,
             settled_id: Arc::default(),
         })
@@ -140,6 +147,7 @@ impl Ledger {
         Ledger {
             pool: pool.clone(),
             reads: self.reads.clone(),
+            approval: self.approval.clone(),
             recon: self.recon,
             settled_id: Arc::clone(&self.settled_id),
         }

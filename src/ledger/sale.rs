@@ -221,6 +221,20 @@ pub(super) async fn lock_sale(tx: &mut PgConnection, id: &SaleId) -> Result<Opti
     row.map(LockedRow::read).transpose()
 }
 
+/// The sale of an item that has not ended, locked like [`lock_sale`].
+pub(super) async fn lock_sale_of(tx: &mut PgConnection, item: &Item) -> Result<Option<Locked>, LedgerError> {
+    let row: Option<LockedRow> = sqlx::query_as(concat!(
+        "-- sale.lock_of_item: of an item's sales only one is not drained\nSELECT ",
+        locked_columns!(),
+        " FROM sale s WHERE sku_id = $1 AND location_id = $2 AND NOT drained AND state <> 'ended' FOR NO KEY UPDATE"
+    ))
+    .bind(item.sku.as_str())
+    .bind(item.location.as_str())
+    .fetch_optional(tx)
+    .await?;
+    row.map(LockedRow::read).transpose()
+}
+
 /// Units that enter (or, negative, leave) what is set aside for a sale.
 pub(super) fn escrow_movement(sale: &Sale, units: i64, reason: &str, by: &By) -> Movement {
     Movement {

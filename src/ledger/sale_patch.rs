@@ -177,7 +177,7 @@ async fn raise(
 }
 
 /// Gives units that are in no lane back to the balance, and what was taken back beyond them back to the lanes.
-async fn lower(
+pub(super) async fn lower(
     tx: &mut PgConnection,
     sale: &Sale,
     recalled: i64,
@@ -196,6 +196,19 @@ async fn lower(
         set_recalled(tx, sale.no, left).await?;
     }
     Ok(None)
+}
+
+/// Writes the allocation alone.
+pub(super) async fn set_allocation(tx: &mut PgConnection, sale: &Sale) -> Result<(), LedgerError> {
+    sqlx::query(
+        "-- sale.set_allocation
+         UPDATE sale SET allocation = $2, updated_at = clock_timestamp() WHERE sale_no = $1",
+    )
+    .bind(sale.no)
+    .bind(sale.allocation)
+    .execute(tx)
+    .await?;
+    Ok(())
 }
 
 async fn store(tx: &mut PgConnection, sale: &Sale) -> Result<(), LedgerError> {

@@ -1,4 +1,5 @@
-//! Upkeep: partitions ahead of time, ended days to the cold tier, old keys away; and now and then a comparison.
+//! Upkeep: partitions ahead of time, ended days to the cold tier, old keys away, approvals that nobody gave ended; and
+//! now and then a comparison.
 
 use std::time::Duration;
 
@@ -50,6 +51,7 @@ pub(crate) async fn run(context: Context) {
 pub async fn run_once(context: &Context) -> Result<(), LedgerError> {
     let now = context.ledger.now().await?;
     let upkeep = context.ledger.upkeep(now).await?;
-    tracing::debug!(?upkeep, "upkeep");
+    let expired = context.ledger.expire_approvals().await?;
+    tracing::debug!(?upkeep, expired, "upkeep");
     Ok(())
 }

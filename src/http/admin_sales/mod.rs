@@ -36,7 +36,7 @@ use crate::ledger::sale_patch::{Patched, SalePatch};
 
 /// How often lanes are asked for units before a smaller allocation is refused: once by what the ledger knows of them,
 /// and once more where buyers were quicker.
-const ASKS_MAX: usize = 2;
+pub(super) const ASKS_MAX: usize = 2;
 
 /// The admin listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {

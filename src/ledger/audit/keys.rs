@@ -69,7 +69,7 @@ impl Missing {
 async fn left(tx: &mut PgConnection) -> Result<Vec<Left>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.keys_left: derived keys of reservations that ended otherwise than by a commit, or are not there;
-         -- carts and adjustments have derived keys too
+         -- carts and adjustments and approvals have derived keys too
          SELECT k.subject_id, min(sku_id) AS sku_id, min(location_id) AS location_id, min(status::text) AS status,
              count(*) AS rows
          FROM inventory_key k
@@ -84,6 +84,7 @@ async fn left(tx: &mut PgConnection) -> Result<Vec<Left>, LedgerError> {
              ON r.reservation_id = k.subject_id
          WHERE k.derived AND coalesce(status NOT IN ('RESERVED', 'COMMITTED'), true)
            AND NOT EXISTS (SELECT 1 FROM adjustment a WHERE a.adjustment_id = k.subject_id)
+           AND NOT EXISTS (SELECT 1 FROM approval a WHERE a.approval_id = k.subject_id)
          GROUP BY k.subject_id ORDER BY k.subject_id LIMIT $1",
     )
     .bind(rows_max())

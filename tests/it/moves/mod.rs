@@ -1,6 +1,9 @@
 //! Stock that moves otherwise than by a sale: returns, transfers, corrections, and what waits for a second person.
 
+mod approvals;
+mod corrections;
 mod returns;
+mod together;
 mod transfers;
 
 use reqwest::Method;

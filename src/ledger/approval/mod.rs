@@ -1,0 +1,266 @@
+//! Approvals: adjustments that one person may not make alone.
+//!
+//! What was asked stands here with the balance before and after, until a second person approves or rejects it or its
+//! time is over. Approving carries the adjustment out, once, in the transaction that marks it; so it is judged by the
+//! balance of that moment. Who asked can't approve. What is rejected or expires gives its key back: it may be asked anew.
+
+mod row;
+
+use sqlx::PgConnection;
+use sqlx::types::Json;
+use uuid::Uuid;
+
+pub use self::row::Approval;
+pub(super) use self::row::read_approval;
+use self::row::{ApprovalRow, columns, decide, give_keys_back, lock_approval};
+use super::adjust::{Adjust, Adjustment, CallBack, CarriedOut, carry_out, read_adjustment};
+use super::balance::lock_balance;
+use super::once::By;
+use super::retry::retried;
+use super::sale::lock_sale_of;
+use super::{Ledger, LedgerError};
+use crate::domain::balance::Balance;
+use crate::domain::trace::TraceId;
+
+/// Which adjustments wait for a second person. Those for `stock_received` and `return_processed` never do.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+pub struct Settings {
+    /// Most units that one person may adjust by hand; more wait for a second person
+    #[arg(long, env = "FLASHGATE_APPROVAL_UNITS_MAX", value_name = "COUNT", default_value_t = 1_000,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub approval_units_max: u32,
+
+    /// Whether a manual change that leaves less than the safety stock waits for a second person
+    #[arg(long, env = "FLASHGATE_APPROVAL_SAFETY_STOCK", value_name = "BOOL", default_value_t = true,
+          action = clap::ArgAction::Set)]
+    pub approval_safety_stock: bool,
+
+    /// How long a change waits for a second person; keys outlive it
+    #[arg(long, env = "FLASHGATE_APPROVAL_TTL_SECONDS", value_name = "SECONDS", default_value_t = 86_400,
+          value_parser = clap::value_parser!(u32).range(1..=172_800))]
+    pub approval_ttl_seconds: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            approval_units_max: 1_000,
+            approval_safety_stock: true,
+            approval_ttl_seconds: 86_400,
+        }
+    }
+}
+
+impl Settings {
+    /// The rule that wants a second person for this change of a balance, if one does.
+    pub(super) fn wants(&self, ask: &Adjust, found: &Balance) -> Option<&'static str> {
+        if !ask.reason.is_manual() {
+            return None;
+        }
+        if ask.delta.abs() > i64::from(self.approval_units_max) {
+            return Some("size");
+        }
+        let after = ask.foresee(found);
+        let is_short = after.on_hand - after.reserved - after.unavailable < after.safety_stock;
+        (self.approval_safety_stock && ask.delta < 0 && is_short).then_some("safety_stock")
+    }
+}
+
+/// What came of a decision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decided {
+    /// It is rejected.
+    Rejected(Approval),
+    /// It is approved, and the adjustment carried out.
+    Approved {
+        /// What was approved.
+        approval: Approval,
+        /// What was done.
+        adjustment: Adjustment,
+        /// It was approved before.
+        replayed: bool,
+    },
+    /// No such approval.
+    Unknown,
+    /// Who asked can't approve.
+    SamePerson,
+    /// It was rejected, approved or expired before.
+    Closed(Approval),
+    /// By now too few units are there; it goes on waiting.
+    Insufficient(Approval, Balance),
+    /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
+    Short(Approval, CallBack),
+}
+
+impl Ledger {
+    /// Approvals, newest first: of this status, if one is given, and older than `before`.
+    ///
+    /// # Errors
+    /// The ledger could not find out.
+    pub async fn approvals(
+        &self,
+        status: Option<&str>,
+        before: Option<i64>,
+        limit: i64,
+    ) -> Result<Vec<Approval>, LedgerError> {
+        self.expire_approvals().await?;
+        let rows: Vec<ApprovalRow> = sqlx::query_as(concat!(
+            "-- approval.list\nSELECT ",
+            columns!(),
+            " FROM approval WHERE ($1::text IS NULL OR status = $1) AND approval_no < $2
+              ORDER BY approval_no DESC LIMIT $3"
+        ))
+        .bind(status)
+        .bind(before.unwrap_or(i64::MAX))
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await?;
+        rows.into_iter().map(ApprovalRow::read).collect()
+    }
+
+    /// Carries out what was asked, as a second person.
+    ///
+    /// # Errors
+    /// The ledger could not find out.
+    pub async fn approve(&self, id: Uuid, person: &str, note: Option<&str>) -> Result<Decided, LedgerError> {
+        self.expire_approvals().await?;
+        match retried!(self, self.approve_once(id, person, note, false))? {
+            // The sale is locked before the balance, so it starts over.
+            Decided::Insufficient(approval, found) if approval.ask().missing(&found) <= found.escrowed => {
+                retried!(self, self.approve_once(id, person, note, true))
+            }
+            decided => Ok(decided),
+        }
+    }
+
+    async fn approve_once(
+        &self,
+        id: Uuid,
+        person: &str,
+        note: Option<&str>,
+        from_sale: bool,
+    ) -> Result<Decided, LedgerError> {
+        let mut tx = self.begin().await?;
+        let Some(approval) = lock_approval(&mut tx, id).await? else {
+            return Ok(Decided::Unknown);
+        };
+        if approval.operator == person {
+            return Ok(Decided::SamePerson);
+        }
+        if approval.status == "APPROVED"
+            && let Some(adjustment) = read_adjustment(&mut tx, id).await?
+        {
+            return Ok(Decided::Approved {
+                approval,
+                adjustment,
+                replayed: true,
+            });
+        }
+        if !approval.is_open() {
+            return Ok(Decided::Closed(approval));
+        }
+        let ask = approval.ask();
+        let sale = match from_sale {
+            true => lock_sale_of(&mut tx, &ask.item).await?,
+            false => None,
+        };
+        let found = lock_balance(&mut tx, &ask.item).await?;
+        let by = By {
+            operator: Some(approval.operator.clone()),
+            trace: approval.trace.map(TraceId::from_uuid),
+        };
+        let adjustment = match carry_out(&mut tx, id, &ask, found, sale, &by).await? {
+            CarriedOut::Done(adjustment) => adjustment,
+            CarriedOut::Insufficient => return Ok(Decided::Insufficient(approval, found)),
+            CarriedOut::Short(short) => return Ok(Decided::Short(approval, short)),
+        };
+        let approval = decide(&mut tx, id, "APPROVED", person, note).await?;
+        tx.commit().await?;
+        Ok(Decided::Approved {
+            approval,
+            adjustment,
+            replayed: false,
+        })
+    }
+
+    /// Rejects what was asked. Who asked may do so too, to take it back.
+    ///
+    /// # Errors
+    /// The ledger could not find out.
+    pub async fn reject(&self, id: Uuid, person: &str, note: Option<&str>) -> Result<Decided, LedgerError> {
+        self.expire_approvals().await?;
+        let mut tx = self.begin().await?;
+        let Some(approval) = lock_approval(&mut tx, id).await? else {
+            return Ok(Decided::Unknown);
+        };
+        if approval.status == "REJECTED" {
+            return Ok(Decided::Rejected(approval));
+        }
+        if !approval.is_open() {
+            return Ok(Decided::Closed(approval));
+        }
+        let approval = decide(&mut tx, id, "REJECTED", person, note).await?;
+        give_keys_back(&mut tx, &[id]).await?;
+        tx.commit().await?;
+        Ok(Decided::Rejected(approval))
+    }
+
+    /// Ends what has waited too long; returns how many.
+    ///
+    /// # Errors
+    /// The ledger could not find out.
+    pub async fn expire_approvals(&self) -> Result<usize, LedgerError> {
+        let mut tx = self.begin().await?;
+        let expired: Vec<Uuid> = sqlx::query_scalar(
+            "-- approval.expire: who is deciding at this moment comes first
+             UPDATE approval SET status = 'EXPIRED', decided_at = clock_timestamp() WHERE approval_no = ANY (ARRAY(
+                 SELECT approval_no FROM approval WHERE status = 'PENDING' AND expires_at <= clock_timestamp()
+                 ORDER BY approval_no FOR NO KEY UPDATE))
+             RETURNING approval_id",
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        if !expired.is_empty() {
+            give_keys_back(&mut tx, &expired).await?;
+            tx.commit().await?;
+        }
+        Ok(expired.len())
+    }
+
+    pub(super) async fn insert_approval(
+        &self,
+        tx: &mut PgConnection,
+        id: Uuid,
+        ask: &Adjust,
+        why: &str,
+        found: &Balance,
+        by: &By,
+    ) -> Result<Approval, LedgerError> {
+        let row: ApprovalRow = sqlx::query_as(concat!(
+            "-- approval.insert
+             INSERT INTO approval (approval_id, sku_id, location_id, delta, reason, reference_id, note, why, operator,
+                 trace_id, key_hash, before, after, expires_at)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp() + $14 * interval '1 s')
+             RETURNING ",
+            columns!()
+        ))
+        .bind(id)
+        .bind(ask.item.sku.as_str())
+        .bind(ask.item.location.as_str())
+        .bind(ask.delta)
+        .bind(ask.reason.as_str())
+        .bind(ask.reference.clone().unwrap_or_else(|| id.to_string()))
+        .bind(&ask.note)
+        .bind(why)
+        .bind(by.operator.as_deref().unwrap_or_default())
+        .bind(by.trace.map(|trace| trace.to_uuid()))
+        .bind(ask.claimed().map(|key| key.hash.to_uuid()))
+        .bind(Json(found))
+        .bind(Json(ask.foresee(found)))
+        .bind(i64::from(self.approval.approval_ttl_seconds))
+        .fetch_one(tx)
+        .await?;
+        row.read()
+    }
+}

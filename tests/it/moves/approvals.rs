@@ -1,0 +1,232 @@
+//! Adjustments that one person may not make alone.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{post_as, stock};
+use crate::support::door::Told;
+use crate::support::gateway::Whole;
+
+const ADJUSTMENTS: &str = "/api/inventory/adjustments";
+
+fn change(delta: i64, reason: &str, reference: &str) -> Value {
+    json!({"skuId": "hot", "locationId": "wh1", "delta": delta, "reason": reason, "referenceId": reference,
+           "note": "counted twice"})
+}
+
+async fn decide(whole: &Whole, person: &str, id: &str, word: &str) -> Told {
+    let path = format!("/admin/approvals/{id}/{word}");
+    post_as(whole, person, &path, json!({"note": "seen it"})).await
+}
+
+/// 5,000 units, and ann's wish to write 2,000 of them off.
+async fn asked() -> (Whole, String) {
+    let whole = Whole::empty().await;
+    whole.receive("hot", 5_000).await;
+    let told = post_as(&whole, "ann", ADJUSTMENTS, change(-2_000, "lost", "l1"))
+        .await
+        .expect(202);
+    let id = told["approvalId"].as_str().expect("an id").to_owned();
+    (whole, id)
+}
+
+async fn on_hand(whole: &Whole) -> Value {
+    stock(whole, "wh1").await["onHand"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_change_waits_for_a_second_person_and_is_made_once() {
+    let (whole, id) = asked().await;
+    assert_eq!(on_hand(&whole).await, 5_000);
+    let again = post_as(&whole, "ann", ADJUSTMENTS, change(-2_000, "lost", "l1")).await;
+    assert_eq!(
+        (
+            again.status,
+            again.replayed,
+            &again.body["approvalId"],
+            &again.body["status"]
+        ),
+        (202, true, &json!(id), &json!("PENDING_APPROVAL"))
+    );
+    let other = post_as(&whole, "ann", ADJUSTMENTS, change(-2_001, "lost", "l1")).await;
+    assert_eq!(other.problem(), (422, "IDEMPOTENCY_KEY_REUSED"));
+
+    let listed = whole
+        .admin(Method::GET, "/admin/approvals?status=PENDING", None)
+        .await
+        .expect(200);
+    let found = &listed["approvals"][0];
+    assert_eq!(listed["approvals"].as_array().map(Vec::len), Some(1));
+    for (field, value) in [
+        ("status", json!("PENDING")),
+        ("operator", json!("ann")),
+        ("note", json!("counted twice")),
+        ("why", json!("size")),
+        ("delta", json!(-2_000)),
+        ("reason", json!("lost")),
+        ("referenceId", json!("l1")),
+    ] {
+        assert_eq!(found[field], value, "{field}");
+    }
+    assert_eq!(
+        (&found["before"]["onHand"], &found["after"]["onHand"]),
+        (&json!(5_000), &json!(3_000))
+    );
+
+    assert_eq!(
+        decide(&whole, "ann", &id, "approve").await.problem(),
+        (403, "SAME_PERSON")
+    );
+    let unknown = "00000000-0000-0000-0000-000000000000";
+    for id in [unknown, "x"] {
+        let told = decide(&whole, "bob", id, "approve").await;
+        assert_eq!(told.problem(), (404, "UNKNOWN_APPROVAL"), "{id}");
+    }
+    // The balance of the moment counts: stock came in meanwhile.
+    whole.receive("hot", 100).await;
+    let many = (0..6).map(|_| decide(&whole, "bob", &id, "approve"));
+    let answers = futures::future::join_all(many).await;
+    for told in &answers {
+        assert_eq!(
+            (told.status, &told.body["status"]),
+            (200, &json!("APPROVED")),
+            "{told:?}"
+        );
+        assert_eq!(told.body["adjustment"], answers[0].body["adjustment"]);
+    }
+    let done = &answers[0].body;
+    assert_eq!(
+        (&done["decidedBy"], &done["decisionNote"]),
+        (&json!("bob"), &json!("seen it"))
+    );
+    assert_eq!(
+        (
+            &done["adjustment"]["before"]["onHand"],
+            &done["adjustment"]["after"]["onHand"]
+        ),
+        (&json!(5_100), &json!(3_100))
+    );
+    assert_eq!(on_hand(&whole).await, 3_100);
+    let replayed = post_as(&whole, "ann", ADJUSTMENTS, change(-2_000, "lost", "l1")).await;
+    assert_eq!(
+        (replayed.status, replayed.replayed, &replayed.body),
+        (201, true, &done["adjustment"])
+    );
+    assert_eq!(
+        decide(&whole, "bob", &id, "reject").await.problem(),
+        (409, "APPROVAL_CLOSED")
+    );
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rejected_changes_nothing_and_may_be_asked_anew() {
+    let (whole, id) = asked().await;
+    for _ in 0..2 {
+        let told = decide(&whole, "ann", &id, "reject").await.expect(200);
+        assert_eq!(
+            (&told["status"], &told["decidedBy"]),
+            (&json!("REJECTED"), &json!("ann"))
+        );
+    }
+    let told = decide(&whole, "bob", &id, "approve").await;
+    assert_eq!(
+        (told.problem(), &told.body["status"]),
+        ((409, "APPROVAL_CLOSED"), &json!("REJECTED"))
+    );
+    assert_eq!(on_hand(&whole).await, 5_000);
+    let anew = post_as(&whole, "ann", ADJUSTMENTS, change(-2_000, "lost", "l1")).await;
+    assert_eq!((anew.status, anew.replayed), (202, false));
+    assert_ne!(anew.body["approvalId"], id.as_str());
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_decides_expires() {
+    let (whole, id) = asked().await;
+    sqlx::query("UPDATE approval SET expires_at = clock_timestamp()")
+        .execute(&whole.pool)
+        .await
+        .expect("writes");
+    // Whoever asks again is not told of what is over.
+    let anew = post_as(&whole, "ann", ADJUSTMENTS, change(-2_000, "lost", "l1")).await;
+    assert_eq!((anew.status, anew.replayed), (202, false), "{}", anew.body);
+    let told = decide(&whole, "bob", &id, "approve").await;
+    assert_eq!(
+        (told.problem(), &told.body["status"]),
+        ((409, "APPROVAL_CLOSED"), &json!("EXPIRED"))
+    );
+    let next = anew.body["approvalId"].as_str().expect("an id").to_owned();
+    sqlx::query("UPDATE approval SET expires_at = clock_timestamp() WHERE status = 'PENDING'")
+        .execute(&whole.pool)
+        .await
+        .expect("writes");
+    let told = decide(&whole, "bob", &next, "approve").await;
+    assert_eq!(told.problem(), (409, "APPROVAL_CLOSED"));
+    let expired = whole
+        .admin(Method::GET, "/admin/approvals?status=EXPIRED", None)
+        .await
+        .expect(200);
+    assert_eq!(expired["approvals"].as_array().map(Vec::len), Some(2));
+    assert_eq!(on_hand(&whole).await, 5_000);
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_policy_asks_for_manual_changes_alone() {
+    let whole = Whole::empty().await;
+    // A delivery is a fact, however large.
+    whole.receive("hot", 100_000).await;
+    let alone = post_as(&whole, "ann", ADJUSTMENTS, change(-1_000, "manual_correction", "m1")).await;
+    assert_eq!(alone.status, 201, "{}", alone.body);
+    for reason in [
+        "manual_correction",
+        "cycle_count_correction",
+        "lost",
+        "damaged",
+        "supplier_shipment_correction",
+    ] {
+        let told = post_as(&whole, "ann", ADJUSTMENTS, change(-1_001, reason, reason)).await;
+        assert_eq!((told.status, &told.body["why"]), (202, &json!("size")), "{reason}");
+    }
+    whole
+        .put("/admin/skus/hot", json!({"display": "exact", "safetyStock": 98_990}))
+        .await
+        .expect(200);
+    // 99,000 are sellable: ten may go, one more breaks into the safety stock.
+    post_as(&whole, "ann", ADJUSTMENTS, change(-10, "damaged", "d1"))
+        .await
+        .expect(201);
+    let told = post_as(&whole, "ann", ADJUSTMENTS, change(-1, "damaged", "d2")).await;
+    assert_eq!((told.status, &told.body["why"]), (202, &json!("safety_stock")));
+    // More than there is can't be approved either.
+    let told = post_as(&whole, "ann", ADJUSTMENTS, change(-100_000, "lost", "x")).await;
+    assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_that_can_not_be_carried_out_goes_on_waiting() {
+    let (whole, id) = asked().await;
+    let gone = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 4_500});
+    whole.post("/admin/sales", gone).await.expect(201);
+    for n in 0..3 {
+        let told = post_as(&whole, "ann", ADJUSTMENTS, change(-1_000, "lost", &format!("g{n}"))).await;
+        assert_eq!(told.status, 201, "{}", told.body);
+    }
+    // 2,000 are left, in the draft of a sale, which gives them up; then it fits no more.
+    post_as(&whole, "ann", ADJUSTMENTS, change(-1, "lost", "g9"))
+        .await
+        .expect(201);
+    let told = decide(&whole, "bob", &id, "approve").await;
+    assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
+    assert_eq!(told.body["escrowed"], 1_999);
+    whole.receive("hot", 1).await;
+    decide(&whole, "bob", &id, "approve").await.expect(200);
+    assert_eq!(on_hand(&whole).await, 0);
+    whole.settled().await;
+    whole.stop().await;
+}

@@ -1,0 +1,90 @@
+//! Corrections of stock that a sale has set aside.
+
+use serde_json::{Value, json};
+
+use super::{post_as, stock};
+use crate::support::door::{Buy, Told};
+use crate::support::gateway::Whole;
+
+async fn correct(whole: &Whole, delta: i64, reason: &str) -> Told {
+    let body = json!({"skuId": "hot", "locationId": "wh1", "delta": delta, "reason": reason, "referenceId": "c1"});
+    post_as(whole, "ann", "/api/inventory/adjustments", body).await
+}
+
+/// A live sale of all 100 units, in two lanes, 10 of them reserved.
+async fn selling() -> Whole {
+    let whole = Whole::empty().await;
+    whole.sell("s", 100, json!({"buckets": 2})).await;
+    for n in 0..10 {
+        whole
+            .reserve(&Buy::of(&format!("o{n}")).prefer("wait=30"))
+            .await
+            .expect(201);
+    }
+    whole
+}
+
+impl Told {
+    fn taken(&self) -> (u16, &Value, &Value) {
+        (
+            self.status,
+            &self.body["after"]["onHand"],
+            &self.body["after"]["escrowed"],
+        )
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn units_of_a_live_sale_are_called_back_before_they_are_written_off() {
+    let whole = selling().await;
+    let told = correct(&whole, -70, "lost").await;
+    assert_eq!(told.taken(), (201, &json!(30), &json!(20)), "{}", told.body);
+    let sale = whole.sale("s").await;
+    assert_eq!((&sale["allocation"], &sale["state"]), (&json!(30), &json!("live")));
+    let again = correct(&whole, -70, "lost").await;
+    assert_eq!((again.replayed, again.body), (true, told.body));
+    // What is left is still sold, to the last unit.
+    for n in 10..30 {
+        whole
+            .reserve(&Buy::of(&format!("o{n}")).prefer("wait=30"))
+            .await
+            .expect(201);
+    }
+    let none = whole.reserve(&Buy::of("late")).await;
+    assert_eq!(none.problem(), (409, "INSUFFICIENT_STOCK"));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_buyers_hold_is_never_written_off() {
+    let whole = selling().await;
+    let told = correct(&whole, -91, "manual_correction").await;
+    assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
+    for (field, units) in [("reserved", 10), ("escrowed", 90), ("available", 0), ("unavailable", 0)] {
+        assert_eq!(told.body[field], units, "{field} in {}", told.body);
+    }
+    assert_eq!(stock(&whole, "wh1").await["onHand"], 100);
+    // The rest of the sale is there as before; damage takes all of it.
+    let told = correct(&whole, -90, "damaged").await;
+    assert_eq!(told.taken(), (201, &json!(100), &json!(0)), "{}", told.body);
+    assert_eq!(told.body["after"]["unavailable"], 90);
+    let none = whole.reserve(&Buy::of("late")).await;
+    assert_eq!(none.problem(), (409, "INSUFFICIENT_STOCK"));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sale_has_not_granted_yet_leaves_it_at_once() {
+    let whole = Whole::open().await;
+    let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 80});
+    whole.post("/admin/sales", sale).await.expect(201);
+    let told = correct(&whole, -50, "lost").await;
+    assert_eq!(told.taken(), (201, &json!(50), &json!(50)), "{}", told.body);
+    whole.act("s", "start").await.expect(200);
+    assert_eq!(whole.sale("s").await["remaining"], 50);
+    whole.act("s", "stop").await.expect(200);
+    whole.settled().await;
+    whole.stop().await;
+}
