@@ -25,7 +25,7 @@ const PAGE_MAX: i64 = 200;
 /// The admin listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
-        .routes(routes!(list))
+        .routes(routes!(list_cases))
         .routes(routes!(replay))
         .routes(routes!(reject))
 }
@@ -121,7 +121,10 @@ struct DoneBody {
 #[utoipa::path(get, path = "/admin/quarantine", tag = "Admin", params(ListQuery), responses(
     (status = 200, description = "A page of cases", body = CasesBody),
 ))]
-async fn list(State(gateway): State<Arc<Gateway>>, Query(query): Query<ListQuery>) -> Result<Json<CasesBody>, Problem> {
+async fn list_cases(
+    State(gateway): State<Arc<Gateway>>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<CasesBody>, Problem> {
     let cases = gateway.ledger.quarantined(query.after, PAGE_MAX).await?;
     let is_full = i64::try_from(cases.len()).is_ok_and(|n| n == PAGE_MAX);
     let next = cases.last().filter(|_| is_full).map(|case| case.id);

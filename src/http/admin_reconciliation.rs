@@ -25,7 +25,7 @@ const LISTED_MAX: i64 = 100;
 /// The admin listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
     OpenApiRouter::new()
-        .routes(routes!(list))
+        .routes(routes!(list_reports))
         .routes(routes!(run))
         .routes(routes!(show))
 }
@@ -75,7 +75,7 @@ struct ReportsBody {
     operation_id = "list_reports", responses(
     (status = 200, description = "A page of reports", body = ReportsBody),
 ))]
-async fn list(
+async fn list_reports(
     State(gateway): State<Arc<Gateway>>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<ReportsBody>, Problem> {

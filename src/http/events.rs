@@ -32,7 +32,7 @@ const LIMIT: u16 = 100;
 
 /// The admin listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(undo))
+    OpenApiRouter::new().routes(routes!(list_events)).routes(routes!(undo))
 }
 
 /// Which events. What is sent must all be so.
@@ -119,7 +119,7 @@ impl From<Event> for EventBody {
 #[utoipa::path(get, path = "/api/inventory/events", tag = "Stock", params(ListQuery), responses(
     (status = 200, body = EventsBody),
 ))]
-async fn list(
+async fn list_events(
     State(gateway): State<Arc<Gateway>>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<EventsBody>, Problem> {

@@ -2,9 +2,10 @@
 //!
 //! Ids are drawn before their transactions commit, so one may show up below another that was there before it. But a
 //! transaction has changed a balance, so has its number, before it draws an id. Where an event is seen, everyone who
-//! drew a lower id had a number by then: below the `xmax` of that look. When all those transactions have ended, which
-//! `xmin` of a later look tells, whatever they wrote is there. That holds on a replica as well, and takes neither a
-//! lock nor a column.
+//! drew a lower id had a number by then: below one that is drawn now. (Not below `xmax` of the look, which is only the
+//! last number that has *ended*, and one.) When all those transactions have ended, which `xmin` of a later look tells,
+//! whatever they wrote is there. That takes neither a lock nor a column, but it takes a number, so it is asked for only
+//! where there is something new.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -23,23 +24,19 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) struct Newest {
     /// Its id; 0: there is none.
     pub(super) id: i64,
-    xmax: String,
-    is_settled: bool,
 }
 
 pub(super) async fn newest(connection: &mut PgConnection) -> Result<Newest, LedgerError> {
-    let (id, xmax, is_settled) = sqlx::query_as(
+    let id = sqlx::query_scalar(
         "-- events.newest: whole days, so that no day is searched for what is younger than a part of it
          SELECT coalesce(
                  (SELECT max(event_id) FROM inventory_event
                   WHERE created_at >= date_trunc('day', now(), 'UTC') - interval '1 day'),
-                 (SELECT max(event_id) FROM inventory_event), 0),
-             pg_snapshot_xmax(pg_current_snapshot())::text,
-             pg_snapshot_xmin(pg_current_snapshot()) = pg_snapshot_xmax(pg_current_snapshot())",
+                 (SELECT max(event_id) FROM inventory_event), 0)",
     )
     .fetch_one(connection)
     .await?;
-    Ok(Newest { id, xmax, is_settled })
+    Ok(Newest { id })
 }
 
 impl Ledger {
@@ -54,8 +51,16 @@ impl Ledger {
         connection: &mut PgConnection,
         newest: &Newest,
     ) -> Result<i64, LedgerError> {
+        if newest.id <= self.settled_before(newest) {
+            return Ok(newest.id);
+        }
         let deadline = Instant::now() + WAIT_MAX;
-        let mut is_settled = newest.is_settled;
+        let (mark, mut is_settled): (String, bool) = sqlx::query_as(
+            "-- events.mark: a number that is greater than that of everyone who has drawn an id
+             SELECT pg_current_xact_id()::text, pg_snapshot_xmin(pg_current_snapshot()) >= pg_current_xact_id()",
+        )
+        .fetch_one(&mut *connection)
+        .await?;
         while !is_settled {
             if Instant::now() >= deadline {
                 let known = self.settled_before(newest);
@@ -69,7 +74,7 @@ impl Ledger {
             tokio::time::sleep(LOOK_EVERY).await;
             is_settled =
                 sqlx::query_scalar("-- events.is_settled\nSELECT pg_snapshot_xmin(pg_current_snapshot()) >= $1::xid8")
-                    .bind(&newest.xmax)
+                    .bind(&mark)
                     .fetch_one(&mut *connection)
                     .await?;
         }

@@ -130,7 +130,8 @@ async fn follow(tx: &mut PgConnection, feed: &FeedRow, now: DateTime<Utc>) -> Re
     let step = if feed.is_behind { IDS_MAX } else { i64::MAX };
     let until = feed.last_id.min(settled_id.saturating_add(step)).max(settled_id);
     let copied: Copied = sqlx::query_as(
-        "-- snapshot.copy: one statement, so events and balances are seen as of one instant
+        "-- snapshot.copy: one statement, so events and balances are seen as of one instant; whoever has drawn an id up
+         -- to last_id, which was read before, has a lower number than this first write gives us
          WITH changed AS MATERIALIZED (
              SELECT DISTINCT sku_id, location_id FROM inventory_event
              WHERE event_id > $1 AND event_id <= $2
@@ -147,7 +148,7 @@ async fn follow(tx: &mut PgConnection, feed: &FeedRow, now: DateTime<Utc>) -> Re
                  returned = excluded.returned, version = excluded.version, updated_at = excluded.updated_at
              WHERE n.version <> excluded.version
              RETURNING sku_id)
-         SELECT pg_snapshot_xmax(pg_current_snapshot())::text AS xmax, count(*) AS balances,
+         SELECT pg_current_xact_id()::text AS xmax, count(*) AS balances,
              coalesce(array_agg(DISTINCT sku_id), '{}') AS skus
          FROM copied",
     )
@@ -189,7 +190,7 @@ async fn rebuild(tx: &mut PgConnection, now: DateTime<Utc>) -> Result<Followed, 
     sqlx::query(
         "-- snapshot.restart: what is older than any transaction can be is settled; the rest is looked at again
          INSERT INTO snapshot_feed (settled_id, seen_id, seen_xmax, seen_at, as_of)
-         SELECT settled, settled, pg_snapshot_xmax(pg_current_snapshot()), $1, $1
+         SELECT settled, settled, pg_current_xact_id(), $1, $1
          FROM (SELECT coalesce(
              (SELECT min(event_id) - 1 FROM inventory_event WHERE created_at > $1 - make_interval(secs => $2)),
              (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM inventory_event_id)) AS settled) AS start",
