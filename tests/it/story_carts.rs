@@ -130,11 +130,14 @@ async fn lines_on_one_item_count_together() {
     whole.stop().await;
 }
 
+/// The lines asked for; the status and code of the answer; its `lines`.
+type Refused = (&'static [(&'static str, i64)], (u16, &'static str), Value);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cart_that_fails_anywhere_holds_nothing() {
     let whole = open().await;
     whole.act("warm", "pause").await.expect(200);
-    let table: [(&[(&str, i64)], (u16, &str), Value); 4] = [
+    let table: [Refused; 4] = [
         (
             &[("plain", 2), ("hot", 11)],
             (409, "INSUFFICIENT_STOCK"),

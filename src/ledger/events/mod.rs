@@ -1,7 +1,7 @@
 //! The event ledger, read: pages of it, oldest first, and what of it is settled.
 //!
 //! Events are in the order of their ids. Of one item that is the order in which they happened, for an id is drawn under
-//! the lock of the balance that changes. A page ends where an event could still show up late ([`settled`]), so whoever
+//! the lock of the balance that changes. A page ends where an event could still show up late (`settled`), so whoever
 //! follows `next` sees each event once and misses none.
 
 mod cursor;

@@ -42,6 +42,28 @@ async fn a_page_ends_where_an_event_may_still_show_up() {
     let mut slow = desk.pool.begin().await.expect("begins");
     let late: i64 = sqlx::query_scalar(APPEND).fetch_one(&mut *slow).await.expect("appends");
     desk.stock("second", 1).await;
+    assert_not_passed(&desk, slow, late).await;
+}
+
+/// Who commits first had begun first: the slow one's number is greater than any that has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_ends_before_a_slow_writer_that_began_last() {
+    let desk = Desk::open().await;
+    desk.stock("first", 1).await;
+    let mut fast = desk.pool.begin().await.expect("begins");
+    sqlx::query("SELECT pg_current_xact_id()")
+        .execute(&mut *fast)
+        .await
+        .expect("has a number");
+    let mut slow = desk.pool.begin().await.expect("begins");
+    let late: i64 = sqlx::query_scalar(APPEND).fetch_one(&mut *slow).await.expect("appends");
+    sqlx::query(APPEND).execute(&mut *fast).await.expect("appends");
+    fast.commit().await.expect("commits");
+    assert_not_passed(&desk, slow, late).await;
+}
+
+/// A reader does not pass the event that the slow writer has yet to commit, and sees it in the end.
+async fn assert_not_passed(desk: &Desk, slow: sqlx::Transaction<'static, sqlx::Postgres>, late: i64) {
     let reader = desk.ledger.clone();
     let reading = tokio::spawn(async move { walk(&reader, None, 100).await });
     tokio::time::sleep(Duration::from_millis(200)).await;
