@@ -46,12 +46,13 @@ struct ListQuery {
     location_id: Option<LocationId>,
     #[param(value_type = Option<String>)]
     order_id: Option<OrderId>,
+    /// Of a cart: those of all its parts, which have ids of their own.
     #[param(value_type = Option<String>)]
     reservation_id: Option<ReservationId>,
     #[serde(rename = "type")]
     #[param(inline)]
     event_type: Option<EventType>,
-    /// Only later ones: `next` of the page before, or an `eventId`.
+    /// Only later ones: `next` or `resume` of a page, or an `eventId`.
     after: Option<String>,
     /// Most events of the page; 100 where it is not sent.
     #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
@@ -63,8 +64,12 @@ struct ListQuery {
 struct EventsBody {
     /// Oldest first.
     events: Vec<EventBody>,
-    /// `after` of the next page; `null`: that is all for now, and the last `eventId` takes up from there.
+    /// `after` of the next page, which may hold fewer events than were asked for, or none; `null`: that is all for now.
     next: Option<String>,
+    /// `after` for later, when there may be more: what came since the end of this page and no other. `null`: the ledger
+    /// is empty, so ask as before. The last `eventId` does as well, but has all that was looked through looked through
+    /// again.
+    resume: Option<String>,
 }
 
 /// An event of the ledger.
@@ -115,7 +120,7 @@ impl From<Event> for EventBody {
     }
 }
 
-/// Events, oldest first. Whoever follows `next` sees each once and misses none.
+/// Events, oldest first. Whoever follows `next`, and from the end takes up from `resume`, sees each once and misses none.
 #[utoipa::path(get, path = "/api/inventory/events", tag = "Stock", params(ListQuery), responses(
     (status = 200, body = EventsBody),
 ))]
@@ -139,6 +144,7 @@ async fn list_events(
     Ok(Json(EventsBody {
         events: page.events.into_iter().map(EventBody::from).collect(),
         next: page.next.map(|cursor| cursor.to_string()),
+        resume: page.resume.map(|cursor| cursor.to_string()),
     }))
 }
 

@@ -55,8 +55,7 @@ pub mod undo;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Postgres, Transaction};
 use std::str::FromStr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 pub use deployment::Deployment;
@@ -118,8 +117,8 @@ pub struct Ledger {
     reads: ReadPools,
     approval: approval::Settings,
     recon: recon::Settings,
-    /// No event up to this id can show up any more.
-    settled_id: Arc<AtomicI64>,
+    /// How far no event can show up any more.
+    settled: Arc<Mutex<events::Settled>>,
 }
 
 impl Ledger {
@@ -138,7 +137,7 @@ impl Ledger {
             ),
             approval: settings.approval.clone(),
             recon: settings.recon,
-            settled_id: Arc::default(),
+            settled: Arc::default(),
         })
     }
 
@@ -149,7 +148,7 @@ impl Ledger {
             reads: self.reads.clone(),
             approval: self.approval.clone(),
             recon: self.recon,
-            settled_id: Arc::clone(&self.settled_id),
+            settled: Arc::clone(&self.settled),
         }
     }
 

@@ -58,6 +58,15 @@ impl EventType {
             EventType::Transferred => "inventory_transferred",
         }
     }
+
+    /// There is one with every reservation; of the others a person or a sale's owner makes each.
+    #[must_use]
+    pub fn is_frequent(self) -> bool {
+        matches!(
+            self,
+            EventType::Reserved | EventType::Committed | EventType::Released | EventType::Expired
+        )
+    }
 }
 
 /// Changes of one balance, in units; names as in [`Balance`].

@@ -55,6 +55,7 @@ mod support {
     pub(crate) mod servers;
     pub(crate) mod shop;
     pub(crate) mod socket;
+    pub(crate) mod standby;
     pub(crate) mod web;
 }
 mod verify;

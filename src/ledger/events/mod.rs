@@ -2,11 +2,12 @@
 //!
 //! Events are in the order of their ids. Of one item that is the order in which they happened, for an id is drawn under
 //! the lock of the balance that changes. A page ends where an event could still show up late (`settled`), so whoever
-//! follows `next` sees each event once and misses none.
+//! follows `next`, and later takes up from `resume`, sees each event once and misses none.
 
 mod cursor;
 mod page;
 mod settled;
+mod statement;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -20,6 +21,8 @@ use crate::domain::time::Millis;
 
 use super::post::EventType;
 pub use cursor::{After, Cursor, NotACursor};
+pub(super) use settled::Settled;
+pub use statement::WALKED;
 
 /// Which events. What is set must all be so.
 #[derive(Clone, Debug, Default)]
@@ -30,7 +33,7 @@ pub struct Wanted {
     pub location: Option<LocationId>,
     /// Of this order.
     pub order: Option<OrderId>,
-    /// Of this reservation.
+    /// Of this reservation; of a cart: of all its parts.
     pub reservation: Option<ReservationId>,
     /// Of this kind.
     pub event_type: Option<EventType>,
@@ -45,6 +48,8 @@ pub struct Page {
     pub events: Vec<Event>,
     /// Ask for those after this one; none: that is all there is for now.
     pub next: Option<Cursor>,
+    /// Ask later for what came after this: where this page ends, or where the ledger did. None: it is empty.
+    pub resume: Option<Cursor>,
 }
 
 /// An event.

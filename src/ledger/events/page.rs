@@ -1,16 +1,18 @@
-//! A page of events, at the same cost wherever it lies.
+//! A page of events, at the same cost wherever it lies, from the replica where one has it.
 //!
-//! Each filter has an index that ends in the event's id, so a page reads its own rows: those after the cursor, as many
-//! as it holds. Where only the tail of an index is asked for (a SKU at all its locations, a kind at all locations), its
-//! few heads are walked side by side and merged. Days are partitions; a page looks at a few from its cursor on, and at
-//! more only where they don't fill it.
+//! What is asked of the tables stands in `statement`. Days are partitions; a page looks at a few from its cursor on, and
+//! at more only where they don't fill it.
+
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
+use sqlx::{Connection, PgConnection, PgPool};
+use uuid::Uuid;
 
-use super::settled::newest;
-use super::{After, Cursor, EventRow, Page, Wanted, columns};
+use super::settled::LOOK_EVERY;
+use super::{After, Cursor, EventRow, Page, WALKED, Wanted};
 use crate::domain::id::{LocationId, Sku};
+use crate::domain::time::Millis;
 use crate::ledger::post::EventType;
 use crate::ledger::{Ledger, LedgerError};
 
@@ -21,17 +23,31 @@ const CLOCK_SLACK: TimeDelta = TimeDelta::hours(1);
 const DAYS_FIRST: i64 = 3;
 /// How many times more it looks at, each time they don't fill it.
 const DAYS_FACTOR: i64 = 8;
+/// Longest wait for a replica to replay what was settled just now; a primary that has nothing else to do writes its log
+/// that often.
+const REPLAY_WAIT: Duration = Duration::from_millis(500);
 
 /// A wanted page, with everything that is asked of the tables.
 struct Walk<'a> {
     wanted: &'a Wanted,
     /// Of the order or reservation; some: only these.
     orders: Option<Vec<String>>,
+    /// Of the reservation: itself, or its parts.
+    reservations: Option<Vec<Uuid>>,
     limit: i64,
     after_id: i64,
     settled_id: i64,
     from: DateTime<Utc>,
     now: DateTime<Utc>,
+}
+
+/// An event on the way of a walk.
+#[derive(sqlx::FromRow)]
+struct Step {
+    #[sqlx(flatten)]
+    event: EventRow,
+    /// The walk has stopped here, before this event.
+    is_stop: bool,
 }
 
 impl Ledger {
@@ -40,32 +56,117 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn events(&self, wanted: &Wanted, limit: u16) -> Result<Option<Page>, LedgerError> {
-        let mut connection = self.reads.primary().acquire().await?;
-        let connection: &mut PgConnection = &mut connection;
-        let Some(begin) = begin(connection, wanted.after).await? else {
-            return Ok(None);
-        };
-        let newest = newest(connection).await?;
-        let mut walk = Walk {
-            wanted,
-            orders: orders(connection, wanted).await?,
-            limit: i64::from(limit.max(1)),
-            after_id: begin.id,
-            settled_id: self.settled_before(&newest),
-            from: midnight(begin.at.to_utc() - CLOCK_SLACK),
-            now: now(connection).await?,
-        };
-        // Deep pages lie in what was settled long ago, and wait for nobody.
-        let mut rows = walk.run(connection).await?;
-        if !walk.is_full(&rows) && walk.settled_id < newest.id {
-            walk.settled_id = self.settle_events(connection, &newest).await?;
-            rows = walk.run(connection).await?;
+        if let Some(replica) = self.reads.replica() {
+            match self.events_of_replica(replica, wanted, limit).await {
+                Ok(Some(page)) => return Ok(Some(page)),
+                // It is behind, or is none.
+                Ok(None) => {}
+                Err(error) => self.reads.rest(&error),
+            }
         }
-        let is_full = walk.is_full(&rows);
-        let events = rows.into_iter().map(EventRow::read).collect::<Result<Vec<_>, _>>()?;
-        let next = events.last().filter(|_| is_full).map(super::Event::cursor);
-        Ok(Some(Page { events, next }))
+        let mut primary = self.reads.primary().acquire().await?;
+        // Deep pages lie in what was settled long ago, and wait for nobody.
+        let known = self.settled();
+        let mut page = None;
+        if known.end.is_some() {
+            page = read(&mut primary, wanted, limit, known.end).await?;
+            if page.as_ref().is_none_or(|page| page.next.is_some()) {
+                return Ok(page);
+            }
+        }
+        let settled = self.settle_events(&mut primary).await?;
+        if page.is_some() && settled == known {
+            return Ok(page);
+        }
+        read(&mut primary, wanted, limit, settled.end).await
     }
+
+    /// The page as the replica has it; none where it has not got that far.
+    async fn events_of_replica(
+        &self,
+        replica: &PgPool,
+        wanted: &Wanted,
+        limit: u16,
+    ) -> Result<Option<Page>, LedgerError> {
+        let mut replica = replica.acquire().await?;
+        let known = self.settled();
+        let mut page = None;
+        if known.end.is_some() {
+            if known.is_at(&mut replica).await? != Some(true) {
+                return Ok(None);
+            }
+            page = read(&mut replica, wanted, limit, known.end).await?;
+            if page.as_ref().is_none_or(|page| page.next.is_some()) {
+                return Ok(page);
+            }
+        }
+        // At its end the ledger may have grown, and how far it is settled is for the primary to say: a small question.
+        let asked = async { self.settle_events(&mut *self.reads.primary().acquire().await?).await };
+        let settled = match asked.await {
+            Ok(settled) => settled,
+            Err(error) => {
+                tracing::debug!(%error, "a page ends at what was settled before: the primary does not answer");
+                return Ok(page);
+            }
+        };
+        if settled == known {
+            return Ok(page);
+        }
+        let deadline = Instant::now() + REPLAY_WAIT;
+        while settled.end.is_some() && settled.is_at(&mut replica).await? != Some(true) {
+            if Instant::now() >= deadline {
+                return Ok(None);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        read(&mut replica, wanted, limit, settled.end).await
+    }
+}
+
+/// The page, of what is settled. None where `after` names an event that is not there.
+async fn read(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+    limit: u16,
+    settled: Option<Cursor>,
+) -> Result<Option<Page>, LedgerError> {
+    let Some(begin) = begin(connection, wanted.after).await? else {
+        return Ok(None);
+    };
+    let (orders, reservations) = whose(connection, wanted).await?;
+    let walk = Walk {
+        wanted,
+        orders,
+        reservations,
+        limit: i64::from(limit.max(1)),
+        after_id: begin.id,
+        settled_id: settled.map_or(0, |settled| settled.id),
+        from: midnight(begin.at.to_utc() - CLOCK_SLACK),
+        now: now(connection).await?,
+    };
+    let mut tx = connection.begin().await?;
+    sqlx::query(WALKED).execute(&mut *tx).await?;
+    let mut steps = walk.run(&mut tx).await?;
+    tx.rollback().await?;
+    let is_full = walk.is_full(&steps);
+    let stop = steps.iter().position(|step| step.is_stop);
+    let stopped = stop.map(|stop| steps.drain(stop..).next()).unwrap_or_default();
+    let events = steps
+        .into_iter()
+        .map(|step| step.event.read())
+        .collect::<Result<Vec<_>, _>>()?;
+    let last = events.last().map(super::Event::cursor);
+    let next = match stopped {
+        Some(step) => Some(step.event.before()),
+        None => last.filter(|_| is_full),
+    };
+    let begun = wanted.after.map(|_| begin);
+    let furthest = [settled, last, begun].into_iter().flatten().max_by_key(|end| end.id);
+    Ok(Some(Page {
+        events,
+        next,
+        resume: next.or(furthest),
+    }))
 }
 
 /// The event after which the page begins; without one, the first day.
@@ -100,21 +201,29 @@ async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, LedgerError
         .await?)
 }
 
-/// The orders whose events may be wanted; none: any.
-async fn orders(connection: &mut PgConnection, wanted: &Wanted) -> Result<Option<Vec<String>>, LedgerError> {
+/// The orders and the reservations whose events may be wanted; none: any. A cart's id stands for its parts.
+async fn whose(
+    connection: &mut PgConnection,
+    wanted: &Wanted,
+) -> Result<(Option<Vec<String>>, Option<Vec<Uuid>>), LedgerError> {
     let Some(reservation) = wanted.reservation else {
-        return Ok(wanted.order.as_ref().map(|order| vec![order.to_string()]));
+        return Ok((wanted.order.as_ref().map(|order| vec![order.to_string()]), None));
     };
-    let order: Option<String> = sqlx::query_scalar(
-        "-- events.order_of
-         SELECT order_id FROM inventory_reservation WHERE reservation_id = $1
-         UNION ALL SELECT order_id FROM inventory_reservation_cold WHERE reservation_id = $1 LIMIT 1",
+    let rows: Vec<(String, Uuid)> = sqlx::query_as(
+        "-- events.rows_of: a reservation's own row, or a cart's parts
+         SELECT order_id, reservation_id FROM inventory_reservation WHERE reservation_id = $1
+         UNION SELECT order_id, reservation_id FROM inventory_reservation WHERE cart_id = $1
+         UNION SELECT order_id, reservation_id FROM inventory_reservation_cold WHERE reservation_id = $1
+         UNION SELECT order_id, reservation_id FROM inventory_reservation_cold WHERE cart_id = $1",
     )
     .bind(reservation.0)
-    .fetch_optional(connection)
+    .fetch_all(connection)
     .await?;
-    let matches = |order: &String| wanted.order.as_ref().is_none_or(|wanted| wanted.as_str() == order);
-    Ok(Some(order.into_iter().filter(matches).collect()))
+    let (mut orders, reservations): (Vec<String>, Vec<Uuid>) = rows.into_iter().unzip();
+    orders.sort_unstable();
+    orders.dedup();
+    orders.retain(|order| wanted.order.as_ref().is_none_or(|wanted| wanted.as_str() == order));
+    Ok((Some(orders), Some(reservations)))
 }
 
 fn midnight(at: DateTime<Utc>) -> DateTime<Utc> {
@@ -122,38 +231,38 @@ fn midnight(at: DateTime<Utc>) -> DateTime<Utc> {
 }
 
 impl Walk<'_> {
-    fn is_full(&self, rows: &[EventRow]) -> bool {
-        i64::try_from(rows.len()).is_ok_and(|rows| rows >= self.limit)
+    fn is_full(&self, steps: &[Step]) -> bool {
+        i64::try_from(steps.len()).is_ok_and(|steps| steps >= self.limit)
     }
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<EventRow>, LedgerError> {
+    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Step>, LedgerError> {
         let mut days = DAYS_FIRST;
         loop {
             let until = self
                 .from
                 .checked_add_signed(TimeDelta::days(days))
                 .unwrap_or(DateTime::<Utc>::MAX_UTC);
-            let mut rows = self.read(connection, until).await?;
+            let mut steps = self.read(connection, until).await?;
             if until > self.now + TimeDelta::days(1) {
-                return Ok(rows);
+                return Ok(steps);
             }
             // What is later than `until` may have a lower id than the last rows before it.
-            let sure = rows.partition_point(|row| row.created_at < until - CLOCK_SLACK);
-            rows.truncate(sure);
-            if self.is_full(&rows) {
-                return Ok(rows);
+            let sure = steps.partition_point(|step| step.event.created_at < until - CLOCK_SLACK);
+            steps.truncate(sure);
+            if self.is_full(&steps) || steps.iter().any(|step| step.is_stop) {
+                return Ok(steps);
             }
             days = days.saturating_mul(DAYS_FACTOR);
         }
     }
 
-    /// The wanted events of the days before `until`.
-    async fn read(&self, connection: &mut PgConnection, until: DateTime<Utc>) -> Result<Vec<EventRow>, LedgerError> {
+    /// The wanted events of the days before `until`, and where the walk stopped.
+    async fn read(&self, connection: &mut PgConnection, until: DateTime<Utc>) -> Result<Vec<Step>, LedgerError> {
         Ok(sqlx::query_as(&self.wanted.statement())
             .bind(self.wanted.sku.as_ref().map(Sku::as_str))
             .bind(self.wanted.location.as_ref().map(LocationId::as_str))
             .bind(self.orders.as_ref())
-            .bind(self.wanted.reservation.map(|id| id.0))
+            .bind(self.reservations.as_ref())
             .bind(self.wanted.event_type.map(EventType::as_str))
             .bind(self.after_id)
             .bind(self.settled_id)
@@ -165,58 +274,12 @@ impl Walk<'_> {
     }
 }
 
-impl Wanted {
-    /// The statement that reads a page, whose plan may be looked at. Its parameters: SKU, location, orders,
-    /// reservation, kind; the id to come after and the last settled one; the first instant and the one past the last;
-    /// rows.
-    #[must_use]
-    pub fn statement(&self) -> String {
-        let (heads, matches) = self.heads();
-        format!(
-            concat!(
-                "-- events.page: one walk along an index per head, each at most a page long, merged
-                 SELECT ",
-                columns!(),
-                " FROM {heads} CROSS JOIN LATERAL (
-                     SELECT * FROM inventory_event e
-                     WHERE {matches} AND e.event_id > $6 AND e.event_id <= $7
-                         AND e.created_at >= $8 AND e.created_at < $9
-                         AND ($1::text IS NULL OR e.sku_id = $1) AND ($2::text IS NULL OR e.location_id = $2)
-                         AND ($3::text[] IS NULL OR e.order_id = ANY($3))
-                         AND ($4::uuid IS NULL OR e.reservation_id = $4)
-                         AND ($5::text IS NULL OR e.event_type = $5::inventory_event_type)
-                     ORDER BY e.event_id LIMIT $10
-                 ) e ORDER BY e.event_id LIMIT $10"
-            ),
-            heads = heads,
-            matches = matches,
-        )
-    }
-
-    /// Where to begin in which index, and what belongs to a beginning.
-    fn heads(&self) -> (&'static str, &'static str) {
-        if self.order.is_some() || self.reservation.is_some() {
-            return ("unnest($3::text[]) AS head(id)", "e.order_id = head.id");
-        }
-        match (&self.sku, &self.location, self.event_type) {
-            (Some(_), Some(_), _) => ("(VALUES (1)) AS head", "e.sku_id = $1 AND e.location_id = $2"),
-            (Some(_), None, _) => (
-                "(SELECT sku_id, location_id FROM inventory_balance WHERE sku_id = $1) AS head",
-                "e.sku_id = head.sku_id AND e.location_id = head.location_id",
-            ),
-            (None, Some(_), None) => (
-                "unnest(enum_range(NULL::inventory_event_type)) AS head(kind)",
-                "e.location_id = $2 AND e.event_type = head.kind",
-            ),
-            (None, Some(_), Some(_)) => (
-                "(VALUES (1)) AS head",
-                "e.location_id = $2 AND e.event_type = $5::inventory_event_type",
-            ),
-            (None, None, Some(_)) => (
-                "location AS head",
-                "e.location_id = head.location_id AND e.event_type = $5::inventory_event_type",
-            ),
-            (None, None, None) => ("(VALUES (1)) AS head", "true"),
+impl EventRow {
+    /// What comes after this has it first.
+    fn before(&self) -> Cursor {
+        Cursor {
+            id: self.event_id - 1,
+            at: Millis::from(self.created_at),
         }
     }
 }

@@ -9,12 +9,13 @@ use sqlx::PgPool;
 
 use crate::support::ledger::{Desk, place};
 
-const APPEND: &str = "INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, on_hand, reserved,
+pub(super) const APPEND: &str =
+    "INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, on_hand, reserved,
         unavailable, escrowed, sold, damaged, returned)
     VALUES ('inventory_received', 'late', 'wh1', 0, 0, 0, 0, 0, 0, 0, 0) RETURNING event_id";
 
 /// Every event after `after`, page by page.
-async fn walk(ledger: &Ledger, mut after: Option<After>, limit: u16) -> Vec<i64> {
+pub(super) async fn walk(ledger: &Ledger, mut after: Option<After>, limit: u16) -> Vec<i64> {
     let mut ids = Vec::new();
     loop {
         let wanted = Wanted {
@@ -28,7 +29,7 @@ async fn walk(ledger: &Ledger, mut after: Option<After>, limit: u16) -> Vec<i64>
     }
 }
 
-async fn all(pool: &PgPool) -> Vec<i64> {
+pub(super) async fn all(pool: &PgPool) -> Vec<i64> {
     sqlx::query_scalar("SELECT event_id FROM inventory_event ORDER BY event_id")
         .fetch_all(pool)
         .await

@@ -4,4 +4,6 @@ mod late;
 mod many;
 mod pages;
 mod replay;
+mod replica;
+mod rest;
 mod undo;

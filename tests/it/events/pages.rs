@@ -16,7 +16,7 @@ pub(super) async fn page(door: &Door, query: &str, at_least: usize) -> Value {
     .await
 }
 
-fn of(events: &Value, field: &str) -> Vec<Value> {
+pub(super) fn of(events: &Value, field: &str) -> Vec<Value> {
     let events = events["events"].as_array().expect("a list");
     events.iter().map(|event| event[field].clone()).collect()
 }
@@ -83,9 +83,10 @@ async fn each_filter_finds_its_own_events_oldest_first() {
         "type=inventory_expired",
         &format!("orderId=o2&reservationId={first}"),
     ] {
+        let told = page(&whole, nothing, 0).await;
         assert_eq!(
-            page(&whole, nothing, 0).await,
-            json!({"events": [], "next": null}),
+            (&told["events"], &told["next"]),
+            (&json!([]), &json!(null)),
             "{nothing}"
         );
     }
