@@ -1,6 +1,6 @@
 //! `replay`: what a SKU or an order was at an instant, as a table or as JSON.
 //!
-//! Exit 0: told; 1: told, and the ledger contradicts itself; 2: it could not be found out.
+//! Exit 0: told; 1: told, and the ledger contradicts itself; 2: it could not be found out, or not yet.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::AppError;
 use crate::config;
 use crate::dev;
-use crate::ledger::replay::{Replayed, Subject};
+use crate::ledger::replay::{Replay, Replayed, Subject};
 use crate::ledger::{self, Ledger};
 
 /// The ledger contradicts itself.
@@ -57,9 +57,20 @@ async fn replay(command: &config::Replay, url: &str) -> Result<Replayed, AppErro
         (None, Some(order)) => Subject::Order(order.clone()),
         (None, None) => return Err(AppError::Setting("--sku", "or --order must be named".to_owned())),
     };
-    let replayed = ledger.replay(&subject, command.at).await?;
+    let replay = ledger.replay(&subject, command.at).await?;
     ledger.close().await;
-    Ok(replayed)
+    match replay {
+        Replay::Told(replayed) => Ok(replayed),
+        Replay::NotYet(now) => {
+            let why = format!("lies ahead: by the ledger's clock it is {now}");
+            Err(AppError::Setting("--at", why))
+        }
+        Replay::Unsettled => {
+            let why = "a transaction that was under way then has not ended, and may still add to it; try again later, or \
+                       name an earlier instant";
+            Err(AppError::Setting("--at", why.to_owned()))
+        }
+    }
 }
 
 fn show(out: &mut impl Write, replayed: &Replayed) -> io::Result<()> {

@@ -24,7 +24,8 @@ pub struct Replay {
     #[arg(long, value_name = "ORDER", value_parser = order)]
     pub order: Option<OrderId>,
 
-    /// Up to when, as 2026-11-20T10:15:00Z, what happened within its millisecond included; without it, up to now
+    /// Up to when, as 2026-11-20T10:15:00Z, what happened within its millisecond included; without it, up to now. Not
+    /// ahead of the ledger's clock; where it is near, whatever is under way is waited for
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     pub at: Option<Millis>,
 

@@ -1,16 +1,18 @@
 //! Replay: what a SKU or an order was at an instant, from its events alone.
 //!
 //! Every event is read again in order and its deltas are added up; nothing is taken from the balance, nor from an
-//! image. Where a sum and the image beside it differ, the replay says so and goes on from the image.
+//! image. Where a sum and the image beside it differ, the replay says so and goes on from the image. What it tells of an
+//! instant stays so: it waits for everyone who may still add an event of that instant.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::events::{Event, EventRow, columns};
+use super::events::{Event, EventRow, all_ended, columns};
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Image;
 use crate::domain::id::{Item, LocationId, OrderId, Sku};
@@ -19,6 +21,10 @@ use crate::domain::time::Millis;
 
 /// Breaks that a replay tells of; one is enough to look for the cause.
 const BREAKS_MAX: usize = 100;
+/// Whoever may still add an event of an instant has begun before it; that no transaction of ours lives so long is certain.
+const NEAR_MS: i64 = 3_600_000;
+/// Longest wait for transactions that were under way at the instant: a statement of ours may take as long.
+const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// What is replayed.
 #[derive(Clone, Debug)]
@@ -27,6 +33,17 @@ pub enum Subject {
     Stock(Sku, Option<LocationId>),
     /// An order's reservations.
     Order(OrderId),
+}
+
+/// What came of a replay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Replay {
+    /// What was.
+    Told(Replayed),
+    /// By Postgres' clock it is only this late.
+    NotYet(Millis),
+    /// A transaction that was under way at the instant has not ended, and may still add an event of it.
+    Unsettled,
 }
 
 /// What was.
@@ -104,11 +121,22 @@ impl Ledger {
     ///
     /// # Errors
     /// The ledger can't be read.
-    pub async fn replay(&self, subject: &Subject, at: Option<Millis>) -> Result<Replayed, LedgerError> {
-        let at = match at {
-            Some(at) => at,
-            None => self.now().await?,
-        };
+    pub async fn replay(&self, subject: &Subject, at: Option<Millis>) -> Result<Replay, LedgerError> {
+        let mut now = self.now().await?;
+        let at = at.unwrap_or(now);
+        if at > now {
+            return Ok(Replay::NotYet(now));
+        }
+        if now.0 - at.0 < NEAR_MS {
+            while now == at {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                now = self.now().await?;
+            }
+            let mut connection = self.pool.acquire().await?;
+            if all_ended(&mut connection, WAIT_MAX).await?.is_none() {
+                return Ok(Replay::Unsettled);
+            }
+        }
         let until = at.to_utc().checked_add_signed(TimeDelta::milliseconds(1));
         let mut fold = Fold::default();
         let (sql, keys) = subject.statement();
@@ -121,7 +149,7 @@ impl Ledger {
         while let Some(row) = rows.try_next().await? {
             fold.add(&row.read()?);
         }
-        Ok(fold.finish(at, subject))
+        Ok(Replay::Told(fold.finish(at, subject)))
     }
 }
 

@@ -104,7 +104,7 @@ async fn newest(connection: &mut PgConnection) -> Result<Option<Cursor>, LedgerE
 
 /// Waits until every transaction that has a number by now has ended. Returns how far the log was written by then; none
 /// where one takes longer.
-async fn all_ended(
+pub(in crate::ledger) async fn all_ended(
     primary: &mut PgConnection,
     wait_max: Duration,
 ) -> Result<Option<String>, LedgerError> {

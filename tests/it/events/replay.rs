@@ -1,8 +1,13 @@
 //! What was, told from the events by the command `replay`.
 
+use std::time::Duration;
+
+use flashgate::ledger::{Ledger, Settings};
 use serde_json::{Value, json};
+use sqlx::PgPool;
 use tokio::process::Command;
 
+use super::late::APPEND;
 use super::pages::page;
 use crate::support::door::Buy;
 use crate::support::gateway::{Whole, migrate};
@@ -100,10 +105,28 @@ async fn a_ledger_that_contradicts_itself_is_told() {
         (&["--sku", "hot", "--order", "o1"][..], 2),
         (&["--location", "wh1"], 2),
         (&["--sku", "hot", "--at", "yesterday"], 2),
+        (&["--sku", "hot", "--at", "2999-01-01T00:00:00Z"], 2),
         (&[], 2),
         (&["--sku", "none"], 0),
     ] {
         assert_eq!(replay(&url, args).await.0, expected, "{args:?}");
     }
     whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_a_moment_ago_waits_for_who_may_add_to_it() {
+    let url = shared().await.database().await;
+    migrate(&url).await;
+    let pool = PgPool::connect_lazy(&url).expect("an address");
+    let ledger = Ledger::new(&Settings::new(&url)).expect("an address");
+    let mut slow = pool.begin().await.expect("begins");
+    sqlx::query(APPEND).execute(&mut *slow).await.expect("appends");
+    let now = ledger.now().await.expect("a time").to_string();
+    let replaying = tokio::spawn(async move { told(&url, &["--sku", "late", "--at", &now]).await });
+    // Long enough for a command that does not wait to end.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    slow.commit().await.expect("commits");
+    let then = replaying.await.expect("replays");
+    assert_eq!(then["events"], 1, "{then}");
 }
