@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::{self, Halves};
 use crate::dev;
 use crate::flash::{self, Flash, FlashError};
-use crate::ledger::{self, Ledger, LedgerError};
+use crate::ledger::{self, Ledger, LedgerError, approval};
 use crate::worker;
 use crate::worker::verify::VerifyError;
 
@@ -27,7 +27,7 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn verify(command: config::Verify) -> io::Result<ExitCode> {
     let compared = async {
-        let (ledger, flash) = open(&command.halves).await?;
+        let (ledger, flash) = open(&command.halves, approval::Settings::default()).await?;
         Ok(worker::verify::verify(&ledger, &flash).await?)
     };
     tell(compared.await, command.halves.json, worker::verify::Report::exit_code)
@@ -36,13 +36,17 @@ pub(super) async fn verify(command: config::Verify) -> io::Result<ExitCode> {
 pub(super) async fn reconcile(command: config::Reconcile) -> io::Result<ExitCode> {
     if let Some(id) = command.report {
         let shown = async {
-            let (ledger, flash) = open(&command.halves).await?;
+            let approval = approval::Settings {
+                approval_units_max: command.approval_units_max,
+                ..approval::Settings::default()
+            };
+            let (ledger, flash) = open(&command.halves, approval).await?;
             report::run(&ledger, &flash, id, &command).await
         };
         return tell(shown.await, command.halves.json, report::Shown::exit_code);
     }
     let compared = async {
-        let (ledger, flash) = open(&command.halves).await?;
+        let (ledger, flash) = open(&command.halves, approval::Settings::default()).await?;
         let mut drift = worker::reconcile::reconcile(&ledger, &flash, command.repair, &command.operator).await?;
         drift.notes.extend(report::waiting(&ledger).await?);
         Ok(drift)
@@ -90,12 +94,16 @@ fn tell<R: Display + Serialize>(
     Ok(ExitCode::from(code(&report)))
 }
 
-async fn open(halves: &Halves) -> Result<(Ledger, Flash), HalvesError> {
+async fn open(halves: &Halves, approval: approval::Settings) -> Result<(Ledger, Flash), HalvesError> {
     let (redis_url, database_url) = match (&halves.redis_url, &halves.database_url) {
         (Some(redis), Some(database)) => (redis.clone(), database.clone()),
         _ => dev::addresses(&halves.data).ok_or_else(|| HalvesError::NoDev(halves.data.display().to_string()))?,
     };
-    let ledger = Ledger::new(&ledger::Settings::new(&database_url)).map_err(AppError::from)?;
+    let settings = ledger::Settings {
+        approval,
+        ..ledger::Settings::new(&database_url)
+    };
+    let ledger = Ledger::new(&settings).map_err(AppError::from)?;
     let found = ledger.deployment().await.map_err(AppError::from)?;
     let clock = Arc::new(Clock::new());
     let asked = Instant::now();

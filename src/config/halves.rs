@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::{DATABASE_SCHEMES, REDIS_SCHEMES, one_of};
 use crate::domain::text::Text;
+use crate::ledger::approval;
 
 /// Where the two halves are.
 #[derive(Debug, Args)]
@@ -73,6 +74,12 @@ pub struct Reconcile {
     /// Who repairs, for the events
     #[arg(long, env = "FLASHGATE_OPERATOR", value_name = "NAME", default_value = "cli")]
     pub operator: String,
+
+    /// Most units that one person may adjust by hand; a count that differs by more is repaired by another than who counted
+    #[arg(long, env = "FLASHGATE_APPROVAL_UNITS_MAX", value_name = "COUNT",
+          default_value_t = approval::Settings::default().approval_units_max,
+          value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub approval_units_max: u32,
 }
 
 impl Halves {

@@ -98,6 +98,9 @@ pub(super) struct ApprovalBody {
     reference_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
+    /// The event of the adjustment that it takes back, where it does that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undoes: Option<i64>,
     /// The rule that wants a second person: `size` or `safety_stock`.
     why: String,
     /// Who asked.
@@ -130,6 +133,7 @@ impl From<Approval> for ApprovalBody {
             reason: approval.reason.as_str(),
             reference_id: approval.reference,
             note: approval.note,
+            undoes: approval.undoes,
             why: approval.why,
             operator: approval.operator,
             before: approval.before.into(),

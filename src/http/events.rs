@@ -10,13 +10,14 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Gateway;
+use super::admin_approvals::ApprovalBody;
 use super::author::{Author, answer, insufficient};
 use super::code::Code;
 use super::json::{Json, OptionalJson};
 use super::numbers::Whole;
 use super::params::{Path, Query};
 use super::problem::Problem;
-use super::stock::AdjustmentBody;
+use super::stock::{AdjustmentBody, asked};
 use crate::domain::balance::Image;
 use crate::domain::id::{LocationId, OrderId, Sku};
 use crate::domain::reservation_id::ReservationId;
@@ -157,11 +158,12 @@ struct UndoBody {
     note: Option<Text<1000>>,
 }
 
-/// Takes back the adjustment of an event, once, by an event of its own that names it. Asking again gives the first
-/// answer.
+/// Takes back the adjustment of an event, once, by an event of its own that names it; where so large a change takes two
+/// people, once the second agrees. Asking again gives the first answer.
 #[utoipa::path(post, path = "/admin/events/{eventId}/undo", tag = "Admin", request_body = UndoBody,
     params(("eventId" = i64, Path)), responses(
         (status = 201, body = AdjustmentBody),
+        (status = 202, description = "`PENDING_APPROVAL`: a second person has to agree", body = ApprovalBody),
         (status = 404, description = "`UNKNOWN_EVENT`"),
         (status = 409, description = "`NOT_UNDOABLE`: no adjustment, or an undo; `INSUFFICIENT_STOCK`, with what \
                                       stands in the way"),
@@ -182,6 +184,13 @@ async fn undo(
             Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), false))
         }
         Undone::Replayed(undo) => Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), true)),
+        Undone::Pending { approval, replayed } => {
+            if !replayed {
+                asked(&author, &approval);
+            }
+            let body = (StatusCode::ACCEPTED, Json(ApprovalBody::pending(*approval)));
+            Ok(answer(body, replayed))
+        }
         Undone::UnknownEvent => {
             Err(Problem::new(Code::UnknownEvent, format!("there is no event {event_id}")).with("eventId", event_id))
         }

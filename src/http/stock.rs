@@ -144,7 +144,8 @@ async fn adjust(
     }
 }
 
-fn asked(author: &Author, approval: &Approval) {
+/// Tells of a change that waits.
+pub(super) fn asked(author: &Author, approval: &Approval) {
     tracing::info!(
         trace = %author.trace, operator = author.operator, approval = %approval.id, sku = %approval.item.sku,
         location = %approval.item.location, delta = approval.delta, reason = approval.reason.as_str(),

@@ -9,7 +9,7 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::approval::{Approval, read_approval};
+use super::approval::{Approval, Asked, read_approval};
 use super::balance::{ensure_balance, location_is_known, lock_balance, sku_is_known};
 use super::once::{By, Claim, Key, claim};
 use super::post::{Movement, apply, post};
@@ -146,11 +146,22 @@ impl Ledger {
         if ask.missing(&found) > found.escrowed {
             return Ok(Adjusted::Insufficient(found));
         }
-        let answer = match self.approval.wants(ask, &found) {
-            Some(why) => Adjusted::Pending {
-                approval: Box::new(self.insert_approval(&mut tx, id, ask, why, &found, by).await?),
-                replayed: false,
-            },
+        let after = ask.foresee(&found);
+        let wants = || self.approval.wants(ask.delta, &after);
+        let answer = match ask.reason.is_manual().then(wants).flatten() {
+            Some(why) => {
+                let asked = Asked {
+                    ask,
+                    undoes: None,
+                    why,
+                    before: &found,
+                    after: &after,
+                };
+                Adjusted::Pending {
+                    approval: Box::new(self.insert_approval(&mut tx, id, asked, by).await?),
+                    replayed: false,
+                }
+            }
             None => match carry_out(&mut tx, id, ask, found, sale, by).await? {
                 CarriedOut::Done(adjustment) => Adjusted::Done(adjustment),
                 CarriedOut::Insufficient => return Ok(Adjusted::Insufficient(found)),

@@ -9,14 +9,16 @@ use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::adjust::{Adjustment, AdjustmentRow, Reason};
+use super::adjust::{Adjust, Adjustment, AdjustmentRow, Reason};
+use super::approval::{Approval, Asked, waiting_undo};
 use super::balance::lock_balance;
 use super::once::By;
-use super::post::{Deltas, EventType, Movement, post};
+use super::post::{Deltas, EventType, Movement, apply, post};
 use super::retry::retried;
 use super::sale_row::read_item;
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
+use crate::domain::id::Item;
 
 /// An event lies at most this far from its adjustment's row: a transaction takes seconds.
 const NEAR: TimeDelta = TimeDelta::hours(1);
@@ -39,6 +41,22 @@ pub enum Undone {
         /// What is there.
         found: Balance,
     },
+    /// A second person has to agree.
+    Pending {
+        /// What waits.
+        approval: Box<Approval>,
+        /// It was asked before.
+        replayed: bool,
+    },
+}
+
+/// An undo that may be.
+struct Reversal {
+    event_id: i64,
+    item: Item,
+    wrong: Wrong,
+    deltas: Deltas,
+    found: Balance,
 }
 
 #[derive(sqlx::FromRow)]
@@ -63,43 +81,136 @@ struct EventDeltas {
 }
 
 impl Ledger {
-    /// Takes back the adjustment of this event, once.
+    /// Takes back the adjustment of this event, once; or leaves it to a second person, where the policy wants one.
     ///
     /// # Errors
     /// The ledger could not find out.
     pub async fn undo(&self, event_id: i64, note: Option<&str>, by: &By) -> Result<Undone, LedgerError> {
-        retried!(self, self.undo_once(event_id, note, by))
+        loop {
+            match retried!(self, self.undo_once(event_id, note, by))? {
+                Undone::Pending { approval, .. } if approval.is_overdue => {
+                    self.expire_approvals().await?;
+                }
+                undone => return Ok(undone),
+            }
+        }
     }
 
     async fn undo_once(&self, event_id: i64, note: Option<&str>, by: &By) -> Result<Undone, LedgerError> {
         let mut tx = self.begin().await?;
-        let Some(wrong) = lock_adjustment(&mut tx, event_id).await? else {
-            return Ok(if event_is_known(&mut tx, event_id).await? {
-                Undone::NotUndoable
-            } else {
-                Undone::UnknownEvent
-            });
+        let reversal = match look(&mut tx, event_id).await? {
+            Ok(reversal) => reversal,
+            Err(answer) => return Ok(answer),
         };
-        if wrong.is_undo {
-            return Ok(Undone::NotUndoable);
+        if let Some(approval) = waiting_undo(&mut tx, event_id).await? {
+            return Ok(Undone::Pending {
+                approval: Box::new(approval),
+                replayed: true,
+            });
         }
-        if let Some(first) = first_undo(&mut tx, event_id).await? {
-            return Ok(Undone::Replayed(first));
+        let id = Uuid::new_v4();
+        let after = reversal.foresee();
+        let answer = match self.approval.wants(-reversal.wrong.delta, &after) {
+            Some(why) => {
+                let asked = Asked {
+                    ask: &reversal.ask(note),
+                    undoes: Some(event_id),
+                    why,
+                    before: &reversal.found,
+                    after: &after,
+                };
+                Undone::Pending {
+                    approval: Box::new(self.insert_approval(&mut tx, id, asked, by).await?),
+                    replayed: false,
+                }
+            }
+            None => Undone::Done(reversal.carry_out(&mut tx, id, note, by).await?),
+        };
+        tx.commit().await?;
+        Ok(answer)
+    }
+}
+
+/// Takes back the adjustment of this event, to which a second person has agreed.
+pub(super) async fn take_back(
+    tx: &mut PgConnection,
+    id: Uuid,
+    event_id: i64,
+    note: Option<&str>,
+    by: &By,
+) -> Result<Undone, LedgerError> {
+    match look(tx, event_id).await? {
+        Ok(reversal) => Ok(Undone::Done(reversal.carry_out(tx, id, note, by).await?)),
+        Err(answer) => Ok(answer),
+    }
+}
+
+/// What an undo of this event would do, with its balance locked; or why there is none.
+async fn look(tx: &mut PgConnection, event_id: i64) -> Result<Result<Reversal, Undone>, LedgerError> {
+    let Some(wrong) = lock_adjustment(tx, event_id).await? else {
+        return Ok(Err(if event_is_known(tx, event_id).await? {
+            Undone::NotUndoable
+        } else {
+            Undone::UnknownEvent
+        }));
+    };
+    if wrong.is_undo {
+        return Ok(Err(Undone::NotUndoable));
+    }
+    if let Some(first) = first_undo(tx, event_id).await? {
+        return Ok(Err(Undone::Replayed(first)));
+    }
+    let item = read_item(&wrong.sku_id, &wrong.location_id)?;
+    let deltas = read_deltas(tx, event_id, wrong.created_at).await?.reversed();
+    let found = lock_balance(tx, &item).await?;
+    if !fits(&found, &deltas) {
+        let wanted = wrong.delta.abs();
+        return Ok(Err(Undone::Insufficient { wanted, found }));
+    }
+    Ok(Ok(Reversal {
+        event_id,
+        item,
+        wrong,
+        deltas,
+        found,
+    }))
+}
+
+impl Reversal {
+    /// The balance after it.
+    fn foresee(&self) -> Balance {
+        let mut after = self.found;
+        apply(&mut after, &self.deltas);
+        after
+    }
+
+    /// As a second person is shown it.
+    fn ask(&self, note: Option<&str>) -> Adjust {
+        Adjust {
+            item: self.item.clone(),
+            delta: -self.wrong.delta,
+            reason: Reason::ManualCorrection,
+            reference: Some(self.wrong.reference_id.clone()),
+            note: note.map(str::to_owned),
+            key: None,
         }
-        let item = read_item(&wrong.sku_id, &wrong.location_id)?;
-        let deltas = read_deltas(&mut tx, event_id, wrong.created_at).await?.reversed();
-        let found = lock_balance(&mut tx, &item).await?;
-        if !fits(&found, &deltas) {
-            let wanted = wrong.delta.abs();
-            return Ok(Undone::Insufficient { wanted, found });
-        }
+    }
+
+    async fn carry_out(
+        &self,
+        tx: &mut PgConnection,
+        id: Uuid,
+        note: Option<&str>,
+        by: &By,
+    ) -> Result<Adjustment, LedgerError> {
+        let event_id = self.event_id;
         let movement = Movement {
-            item,
+            item: self.item.clone(),
             event: EventType::Adjusted,
-            quantity_delta: -wrong.delta,
-            deltas,
+            quantity_delta: -self.wrong.delta,
+            deltas: self.deltas,
             reason: Some(Reason::ManualCorrection.as_str().to_owned()),
-            reference_id: Some(wrong.reference_id.clone()),
+            reference_id: Some(self.wrong.reference_id.clone()),
             reservation_id: None,
             order_id: None,
             operator: by.operator.clone(),
@@ -109,17 +220,16 @@ impl Ledger {
                 |note| json!({"undoes": event_id, "note": note}),
             )),
         };
-        let posted = post(&mut tx, &[movement]).await?[0];
+        let posted = post(tx, &[movement]).await?[0];
         let undo = Adjustment {
-            id: Uuid::new_v4(),
+            id,
             event_id: posted.event_id,
-            reference: wrong.reference_id.clone(),
+            reference: self.wrong.reference_id.clone(),
             before: posted.before,
             after: posted.after,
         };
-        insert(&mut tx, &undo, &wrong, event_id, note, by).await?;
-        tx.commit().await?;
-        Ok(Undone::Done(undo))
+        insert(tx, &undo, &self.wrong, event_id, note, by).await?;
+        Ok(undo)
     }
 }
 

@@ -3,6 +3,7 @@
 //! What was asked stands here with the balance before and after, until a second person approves or rejects it or its
 //! time is over. Approving carries the adjustment out, once, in the transaction that marks it; so it is judged by the
 //! balance of that moment. Who asked can't approve. What is rejected or expires gives its key back: it may be asked anew.
+//! An undo is an adjustment like any other.
 
 mod row;
 
@@ -11,18 +12,21 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 pub use self::row::Approval;
-pub(super) use self::row::read_approval;
 use self::row::{ApprovalRow, columns, decide, give_keys_back, lock_approval};
+pub(super) use self::row::{read_approval, waiting_undo};
 use super::adjust::{Adjust, Adjustment, CallBack, CarriedOut, carry_out, read_adjustment};
 use super::balance::lock_balance;
 use super::once::By;
 use super::retry::retried;
 use super::sale::lock_sale_of;
+use super::undo::{Undone, take_back};
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
 use crate::domain::trace::TraceId;
 
-/// Which adjustments wait for a second person. Those for `stock_received` and `return_processed` never do.
+/// Which adjustments wait for a second person, undos among them. Those for `stock_received` and `return_processed` never
+/// do: a delivery or a customer speaks for them. What a count says is corrected without a person up to the smaller of
+/// this size and that of reconciliation; what is larger than this takes another person than who counted.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
 #[group(skip)]
 pub struct Settings {
@@ -53,18 +57,33 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The rule that wants a second person for this change of a balance, if one does.
-    pub(super) fn wants(&self, ask: &Adjust, found: &Balance) -> Option<&'static str> {
-        if !ask.reason.is_manual() {
-            return None;
-        }
-        if ask.delta.abs() > i64::from(self.approval_units_max) {
+    /// The rule that wants a second person for a change by hand of so many units that leaves this, if one does.
+    pub(super) fn wants(&self, delta: i64, after: &Balance) -> Option<&'static str> {
+        if self.is_large(delta) {
             return Some("size");
         }
-        let after = ask.foresee(found);
         let is_short = after.on_hand - after.reserved - after.unavailable < after.safety_stock;
-        (self.approval_safety_stock && ask.delta < 0 && is_short).then_some("safety_stock")
+        (self.approval_safety_stock && delta < 0 && is_short).then_some("safety_stock")
     }
+
+    /// Whether it takes two, whatever it leaves.
+    pub(super) fn is_large(&self, delta: i64) -> bool {
+        delta.abs() > i64::from(self.approval_units_max)
+    }
+}
+
+/// What is to wait for a second person.
+pub(super) struct Asked<'a> {
+    /// The adjustment.
+    pub(super) ask: &'a Adjust,
+    /// The event that it takes back, if it does that.
+    pub(super) undoes: Option<i64>,
+    /// The rule that wants it.
+    pub(super) why: &'a str,
+    /// The balance.
+    pub(super) before: &'a Balance,
+    /// The balance after it.
+    pub(super) after: &'a Balance,
 }
 
 /// What came of a decision.
@@ -127,7 +146,9 @@ impl Ledger {
         self.expire_approvals().await?;
         match retried!(self, self.approve_once(id, person, note, false))? {
             // The sale is locked before the balance, so it starts over.
-            Decided::Insufficient(approval, found) if approval.ask().missing(&found) <= found.escrowed => {
+            Decided::Insufficient(approval, found)
+                if approval.undoes.is_none() && approval.ask().missing(&found) <= found.escrowed =>
+            {
                 retried!(self, self.approve_once(id, person, note, true))
             }
             decided => Ok(decided),
@@ -161,19 +182,27 @@ impl Ledger {
             return Ok(Decided::Closed(approval));
         }
         let ask = approval.ask();
-        let sale = match from_sale {
-            true => lock_sale_of(&mut tx, &ask.item).await?,
-            false => None,
-        };
-        let found = lock_balance(&mut tx, &ask.item).await?;
         let by = By {
             operator: Some(approval.operator.clone()),
             trace: approval.trace.map(TraceId::from_uuid),
         };
-        let adjustment = match carry_out(&mut tx, id, &ask, found, sale, &by).await? {
-            CarriedOut::Done(adjustment) => adjustment,
-            CarriedOut::Insufficient => return Ok(Decided::Insufficient(approval, found)),
-            CarriedOut::Short(short) => return Ok(Decided::Short(approval, short)),
+        let adjustment = if let Some(event_id) = approval.undoes {
+            match take_back(&mut tx, id, event_id, approval.note.as_deref(), &by).await? {
+                Undone::Done(adjustment) => adjustment,
+                Undone::Insufficient { found, .. } => return Ok(Decided::Insufficient(approval, found)),
+                other => return Err(LedgerError::Broken(format!("undo {id} waited, and comes to {other:?}"))),
+            }
+        } else {
+            let sale = match from_sale {
+                true => lock_sale_of(&mut tx, &ask.item).await?,
+                false => None,
+            };
+            let found = lock_balance(&mut tx, &ask.item).await?;
+            match carry_out(&mut tx, id, &ask, found, sale, &by).await? {
+                CarriedOut::Done(adjustment) => adjustment,
+                CarriedOut::Insufficient => return Ok(Decided::Insufficient(approval, found)),
+                CarriedOut::Short(short) => return Ok(Decided::Short(approval, short)),
+            }
         };
         let approval = decide(&mut tx, id, "APPROVED", person, note).await?;
         tx.commit().await?;
@@ -232,16 +261,16 @@ impl Ledger {
         &self,
         tx: &mut PgConnection,
         id: Uuid,
-        ask: &Adjust,
-        why: &str,
-        found: &Balance,
+        asked: Asked<'_>,
         by: &By,
     ) -> Result<Approval, LedgerError> {
+        let ask = asked.ask;
         let row: ApprovalRow = sqlx::query_as(concat!(
             "-- approval.insert
              INSERT INTO approval (approval_id, sku_id, location_id, delta, reason, reference_id, note, why, operator,
-                 trace_id, key_hash, before, after, expires_at)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp() + $14 * interval '1 s')
+                 trace_id, key_hash, before, after, expires_at, undoes)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, clock_timestamp() + $14 * interval '1 s',
+                 $15)
              RETURNING ",
             columns!()
         ))
@@ -252,13 +281,14 @@ impl Ledger {
         .bind(ask.reason.as_str())
         .bind(ask.reference.clone().unwrap_or_else(|| id.to_string()))
         .bind(&ask.note)
-        .bind(why)
+        .bind(asked.why)
         .bind(by.operator.as_deref().unwrap_or_default())
         .bind(by.trace.map(|trace| trace.to_uuid()))
         .bind(ask.claimed().map(|key| key.hash.to_uuid()))
-        .bind(Json(found))
-        .bind(Json(ask.foresee(found)))
+        .bind(Json(asked.before))
+        .bind(Json(asked.after))
         .bind(i64::from(self.approval.approval_ttl_seconds))
+        .bind(asked.undoes)
         .fetch_one(tx)
         .await?;
         row.read()

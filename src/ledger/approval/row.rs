@@ -52,6 +52,8 @@ pub struct Approval {
     pub decision_note: Option<String>,
     /// When, or when it expired.
     pub decided_at: Option<Millis>,
+    /// The event of the adjustment that it takes back, if it does that.
+    pub undoes: Option<i64>,
     pub(super) trace: Option<Uuid>,
 }
 
@@ -78,7 +80,7 @@ macro_rules! columns {
     () => {
         "approval_no, approval_id, status, sku_id, location_id, delta, reason, reference_id, note, why, operator, \
          trace_id, before, after, created_at, expires_at, status = 'PENDING' AND expires_at <= clock_timestamp() AS \
-         is_overdue, decided_by, decision_note, decided_at"
+         is_overdue, decided_by, decision_note, decided_at, undoes"
     };
 }
 pub(super) use columns;
@@ -105,6 +107,7 @@ pub(super) struct ApprovalRow {
     decided_by: Option<String>,
     decision_note: Option<String>,
     decided_at: Option<DateTime<Utc>>,
+    undoes: Option<i64>,
 }
 
 impl ApprovalRow {
@@ -129,6 +132,7 @@ impl ApprovalRow {
             decided_by: self.decided_by,
             decision_note: self.decision_note,
             decided_at: self.decided_at.map(Millis::from),
+            undoes: self.undoes,
             trace: self.trace_id,
         })
     }
@@ -141,6 +145,22 @@ pub(in crate::ledger) async fn read_approval(tx: &mut PgConnection, id: Uuid) ->
         " FROM approval WHERE approval_id = $1"
     ))
     .bind(id)
+    .fetch_optional(tx)
+    .await?;
+    row.map(ApprovalRow::read).transpose()
+}
+
+/// The undo of this event that waits, if one does; it is not locked.
+pub(in crate::ledger) async fn waiting_undo(
+    tx: &mut PgConnection,
+    event_id: i64,
+) -> Result<Option<Approval>, LedgerError> {
+    let row: Option<ApprovalRow> = sqlx::query_as(concat!(
+        "-- approval.waiting_undo\nSELECT ",
+        columns!(),
+        " FROM approval WHERE undoes = $1 AND status = 'PENDING'"
+    ))
+    .bind(event_id)
     .fetch_optional(tx)
     .await?;
     row.map(ApprovalRow::read).transpose()

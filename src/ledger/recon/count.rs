@@ -3,6 +3,9 @@
 //! On hand *as of* `counted_at` is what it is now, without what moved since. Corrections that followed from earlier
 //! counts say what was on the shelf before they were posted, so they are never taken out: two counts that arrive late
 //! correct one difference once. All lines are judged in one transaction, under the locks of their balances.
+//!
+//! Who counts is one person. What is larger than one person may change by hand is corrected by another, looking at the
+//! report (`repair`). The safety stock is no reason to wait: units that are not on the shelf are not there.
 
 use std::collections::BTreeMap;
 
@@ -134,9 +137,10 @@ impl Ledger {
         shelves: &[Shelf],
         by: &By,
     ) -> Result<(), LedgerError> {
+        let units_max = i64::from(self.approval.approval_units_max).min(self.recon.correct_units_max);
         let (mut movements, mut found, mut in_balance) = (Vec::new(), Vec::new(), Vec::new());
         for ((sku, counted), shelf) in count.lines.iter().zip(shelves) {
-            let verdict = judge_count(shelf.expected, *counted, shelf.unpromised, self.recon.correct_units_max);
+            let verdict = judge_count(shelf.expected, *counted, shelf.unpromised, units_max);
             let mut review = None;
             match verdict {
                 CountVerdict::Agrees => {

@@ -1,7 +1,7 @@
 //! What a person does about a report: repairs what waits in it, or closes it with a word.
 //!
 //! A repair looks anew, under the locks: what was found before may have changed. A count that a newer one has
-//! overtaken is not applied any more.
+//! overtaken is not applied any more. What takes two people takes another one than who sent the count.
 
 use uuid::Uuid;
 
@@ -110,6 +110,12 @@ impl Ledger {
             return Ok(Repaired::Left(format!(
                 "{} {why}, {} are free",
                 -delta, shelf.unpromised
+            )));
+        }
+        if self.approval.is_large(delta) && by.operator.as_deref() == Some(report.operator.as_str()) {
+            return Ok(Repaired::Left(format!(
+                "{} counted it; so many units take another person",
+                report.operator
             )));
         }
         let mut event_id = None;

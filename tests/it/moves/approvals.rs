@@ -230,3 +230,87 @@ async fn an_approval_that_can_not_be_carried_out_goes_on_waiting() {
     whole.settled().await;
     whole.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_of_a_large_change_takes_two_like_the_change_itself() {
+    let whole = Whole::empty().await;
+    whole.receive("hot", 1).await;
+    let received = post_as(&whole, "ann", ADJUSTMENTS, change(5_000, "stock_received", "s1"))
+        .await
+        .expect(201);
+    let path = format!("/admin/events/{}/undo", received["eventId"]);
+    let note = json!({"note": "the wrong lorry"});
+    let many = (0..4).map(|_| post_as(&whole, "ann", &path, note.clone()));
+    let answers = futures::future::join_all(many).await;
+    assert_eq!(answers.iter().filter(|told| !told.replayed).count(), 1, "{answers:?}");
+    let waits = &answers[0].body;
+    for told in &answers {
+        assert_eq!(
+            (told.status, &told.body["status"], &told.body["approvalId"]),
+            (202, &json!("PENDING_APPROVAL"), &waits["approvalId"])
+        );
+    }
+    for (field, value) in [
+        ("undoes", &received["eventId"]),
+        ("delta", &json!(-5_000)),
+        ("why", &json!("size")),
+        ("reason", &json!("manual_correction")),
+        ("note", &json!("the wrong lorry")),
+    ] {
+        assert_eq!(&waits[field], value, "{field}");
+    }
+    assert_eq!(waits["after"]["onHand"], 1);
+    assert_eq!(on_hand(&whole).await, 5_001);
+    let id = waits["approvalId"].as_str().expect("an id");
+    assert_eq!(
+        decide(&whole, "ann", id, "approve").await.problem(),
+        (403, "SAME_PERSON")
+    );
+    // Rejected, it may be asked anew.
+    decide(&whole, "bob", id, "reject").await.expect(200);
+    let anew = post_as(&whole, "ann", &path, note.clone()).await.expect(202);
+    assert_ne!(anew["approvalId"], waits["approvalId"]);
+    let id = anew["approvalId"].as_str().expect("an id");
+    // Some of it is promised by now: it goes on waiting.
+    let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 2});
+    whole.post("/admin/sales", sale).await.expect(201);
+    let told = decide(&whole, "bob", id, "approve").await;
+    assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
+    whole.act("s", "stop").await.expect(200);
+    whole.until_drained().await;
+    let many = (0..4).map(|_| decide(&whole, "bob", id, "approve"));
+    for told in futures::future::join_all(many).await {
+        let done = told.expect(200);
+        assert_eq!(
+            (&done["status"], &done["adjustment"]["after"]["onHand"]),
+            (&json!("APPROVED"), &json!(1))
+        );
+    }
+    let again = post_as(&whole, "ann", &path, json!({})).await;
+    assert_eq!((again.status, again.replayed), (201, true));
+    let event: Value = sqlx::query_scalar(
+        "SELECT jsonb_build_object('operator', operator, 'metadata', metadata) FROM inventory_event
+         WHERE event_id = $1",
+    )
+    .bind(again.body["eventId"].as_i64())
+    .fetch_one(&whole.pool)
+    .await
+    .expect("the event");
+    assert_eq!(
+        event,
+        json!({"operator": "ann", "metadata": {"undoes": received["eventId"], "note": "the wrong lorry"}})
+    );
+    // One below the safety stock takes two as well.
+    whole
+        .put("/admin/skus/hot", json!({"display": "exact", "safetyStock": 8}))
+        .await
+        .expect(200);
+    let small = post_as(&whole, "ann", ADJUSTMENTS, change(9, "stock_received", "s2"))
+        .await
+        .expect(201);
+    let path = format!("/admin/events/{}/undo", small["eventId"]);
+    let waits = post_as(&whole, "ann", &path, json!({})).await.expect(202);
+    assert_eq!(waits["why"], "safety_stock");
+    whole.settled().await;
+    whole.stop().await;
+}

@@ -1,10 +1,13 @@
 //! Repair by hand: list, look, then fix.
 
+use flashgate::app::Settings;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{COUNTS, adjust, count, moment, on_hand};
 use crate::support::door::{Buy, Door};
-use crate::support::gateway::Whole;
+use crate::support::gateway::{Whole, migrate};
+use crate::support::servers::shared;
 
 /// Exit code and output of `flashgate reconcile` with these arguments.
 async fn reconcile(door: &Door, args: &[&str]) -> (i32, String) {
@@ -88,6 +91,56 @@ async fn what_nobody_can_repair_is_closed_with_a_word() {
     );
     let (code, _) = reconcile(&whole, &["--report", "00000000-0000-0000-0000-000000000000"]).await;
     assert_eq!(code, 2);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn so_large_a_correction_takes_another_person_than_who_counted() {
+    let url = shared().await.database().await;
+    migrate(&url).await;
+    let generous = |settings: &mut Settings| settings.ledger.recon.correct_units_max = 10_000;
+    let whole = Whole::changed(&shared().await.redis(), &url, generous).await;
+    whole.until_open().await;
+    whole.receive("a", 5_000).await;
+    let body = count("c1", &moment(&whole).await, &[("a", 3_000)]);
+    let told = whole
+        .admin_with(Method::POST, COUNTS, body, &[("X-Operator", "ann")])
+        .await
+        .expect(201);
+    assert_eq!(
+        told["discrepancies"][0]["status"], "manual_review",
+        "however much reconciliation may correct: {told}"
+    );
+    let id = told["reportId"].as_str().expect("an id");
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair", "--operator", "ann"]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("left: ann counted it; so many units take another person"),
+        "{said}"
+    );
+    assert_eq!(on_hand(&whole, "a").await, 5_000);
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair", "--operator", "bob"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(on_hand(&whole, "a").await, 3_000);
+    // Where one person may change that much, the one who counted may repair it.
+    let body = count("c2", &moment(&whole).await, &[("a", 1_000)]);
+    let told = whole
+        .admin_with(Method::POST, COUNTS, body, &[("X-Operator", "ann")])
+        .await
+        .expect(201);
+    let id = told["reportId"].as_str().expect("an id");
+    let alone = [
+        "--report",
+        id,
+        "--repair",
+        "--operator",
+        "ann",
+        "--approval-units-max",
+        "2000",
+    ];
+    let (code, said) = reconcile(&whole, &alone).await;
+    assert_eq!((code, on_hand(&whole, "a").await), (0, 1_000), "{said}");
     whole.settled().await;
     whole.stop().await;
 }
