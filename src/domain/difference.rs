@@ -31,6 +31,10 @@ pub enum Kind {
     OrderTwice,
     /// An adjustment's event is missing, or tells something else.
     AdjustmentEvent,
+    /// A return's event is missing, or tells something else; or a return is missing.
+    ReturnEvent,
+    /// A transfer's event is missing, or tells something else; or a transfer is missing.
+    TransferEvent,
     /// The event that a report says corrected something is missing, or is another.
     CorrectionEvent,
     /// A reservation has no event that made it.
@@ -55,6 +59,8 @@ pub enum Kind {
     KeyMissing,
     /// A key is left that keeps an order from reserving again.
     KeyLeft,
+    /// What shoppers' pages read is not what the ledger has, although it has followed so far.
+    Snapshot,
     /// A lane's grants are not numbered without gaps, or say something else than their row.
     Grants,
     /// Redis does not have a lane, or has it at another epoch.
@@ -87,6 +93,8 @@ impl Kind {
             Kind::Returns => "returns",
             Kind::OrderTwice => "order_twice",
             Kind::AdjustmentEvent => "adjustment_event",
+            Kind::ReturnEvent => "return_event",
+            Kind::TransferEvent => "transfer_event",
             Kind::CorrectionEvent => "correction_event",
             Kind::ReservationWithoutEvent => "reservation_without_event",
             Kind::ReservationEvents => "reservation_events",
@@ -99,6 +107,7 @@ impl Kind {
             Kind::UserLimit => "user_limit",
             Kind::KeyMissing => "key_missing",
             Kind::KeyLeft => "key_left",
+            Kind::Snapshot => "snapshot",
             Kind::Grants => "grants",
             Kind::LaneEpoch => "lane_epoch",
             Kind::QueueChain => "queue_chain",

@@ -7,8 +7,9 @@ use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::ledger::LedgerError;
 
+/// A figure of an item that stands in two places.
 #[derive(sqlx::FromRow)]
-struct Figure {
+pub(super) struct Figure {
     sku_id: String,
     location_id: String,
     field: String,
@@ -51,7 +52,7 @@ pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<()
     Ok(())
 }
 
-fn differences(kind: Kind, says: &str, figures: Vec<Figure>) -> Vec<Difference> {
+pub(super) fn differences(kind: Kind, says: &str, figures: Vec<Figure>) -> Vec<Difference> {
     let difference = |f: Figure| {
         let site = Site::item(&f.sku_id, &f.location_id).with_figure(f.field);
         Difference::new(kind, site, says, f.expected, f.found)

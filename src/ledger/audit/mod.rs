@@ -11,9 +11,11 @@ mod foothold;
 mod keys;
 mod lanes;
 mod movements;
+mod named;
 pub mod repair;
 mod reservations;
 mod sales;
+mod snapshot;
 
 use sqlx::{PgConnection, Postgres, Transaction};
 
@@ -68,11 +70,13 @@ impl Ledger {
         };
         balances::check(&mut tx, &mut audit).await?;
         movements::check(&mut tx, &mut audit).await?;
+        named::check(&mut tx, &mut audit).await?;
         reservations::check(&mut tx, &mut audit).await?;
         carts::check(&mut tx, &mut audit).await?;
         sales::check(&mut tx, &mut audit).await?;
         keys::check(&mut tx, &mut audit).await?;
         lanes::check(&mut tx, &mut audit).await?;
+        snapshot::check(&mut tx, &mut audit).await?;
         tx.rollback().await?;
         Ok(audit)
     }

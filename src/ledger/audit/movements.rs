@@ -1,5 +1,5 @@
 //! Movements against what they claim to be: an event moves what its kind moves, units that leave one place for another
-//! arrive there, nothing comes back that was not sold, and whoever names an event has it.
+//! arrive there, and nothing comes back that was not sold.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -18,17 +18,6 @@ struct Figure {
     of: String,
     expected: i64,
     found: i64,
-}
-
-/// An event that some other row names.
-#[derive(sqlx::FromRow)]
-struct Named {
-    by: String,
-    sku_id: String,
-    location_id: String,
-    event_id: i64,
-    expected: String,
-    found: String,
 }
 
 /// A change that does not fit its name.
@@ -59,12 +48,6 @@ pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<()
         "open reservations of one item for one order",
         twice,
     ));
-    for (kind, named) in [
-        (Kind::AdjustmentEvent, adjustments(tx).await?),
-        (Kind::CorrectionEvent, corrections(tx).await?),
-    ] {
-        audit.take(named.iter().map(|row| row.difference(kind)).collect());
-    }
     Ok(())
 }
 
@@ -180,51 +163,4 @@ async fn twice(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
     .bind(rows_max())
     .fetch_all(tx)
     .await?)
-}
-
-async fn adjustments(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
-    Ok(sqlx::query_as(
-        "-- audit.adjustments: what was answered is what happened
-         SELECT 'adjustment ' || adjustment_id AS by, a.sku_id, a.location_id, event_id,
-             format('%s units, %s, leaving %s on hand', a.delta, a.reason, a.after ->> 'onHand') AS expected,
-             CASE WHEN e.event_id IS NULL THEN 'no such event'
-                  ELSE format('%s units, %s, leaving %s on hand', e.quantity_delta, e.reason, e.on_hand) END AS found
-         FROM adjustment a LEFT JOIN inventory_event e USING (event_id)
-         WHERE (a.sku_id, a.location_id, a.delta, a.reason, a.reference_id, (a.after ->> 'onHand')::int8)
-             IS DISTINCT FROM (e.sku_id, e.location_id, e.quantity_delta, e.reason, e.reference_id, e.on_hand)
-         ORDER BY event_id LIMIT $1",
-    )
-    .bind(rows_max())
-    .fetch_all(tx)
-    .await?)
-}
-
-async fn corrections(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
-    Ok(sqlx::query_as(
-        "-- audit.corrections: of counts and of balances; what an order's state led to is its reservation's event
-         SELECT 'report ' || report_id AS by, d.sku_id, d.location_id, event_id,
-             format('%s, of %s', w.reason, w.reference_id) AS expected,
-             CASE WHEN e.event_id IS NULL THEN 'no such event' ELSE format('%s, of %s', e.reason, e.reference_id) END
-                 AS found
-         FROM reconciliation_discrepancy d JOIN reconciliation_report r USING (report_id)
-         JOIN (VALUES (true, 'cycle_count_correction'), (false, 'ledger_reconciled')) AS k(counted, reason)
-             ON k.counted = (r.count_id IS NOT NULL)
-         CROSS JOIN LATERAL (SELECT k.reason, coalesce(r.count_id, r.report_id::text) AS reference_id) w
-         LEFT JOIN inventory_event e USING (event_id)
-         WHERE event_id IS NOT NULL AND r.kind <> 'order_state'
-           AND (d.sku_id, d.location_id, w.reason, w.reference_id)
-             IS DISTINCT FROM (e.sku_id, e.location_id, e.reason, e.reference_id)
-         ORDER BY event_id LIMIT $1",
-    )
-    .bind(rows_max())
-    .fetch_all(tx)
-    .await?)
-}
-
-impl Named {
-    fn difference(&self, kind: Kind) -> Difference {
-        let site = Site::item(&self.sku_id, &self.location_id).with_figure(format!("event {}", self.event_id));
-        let says = format!("the event of {}", self.by);
-        Difference::new(kind, site, &says, self.expected.as_str(), self.found.as_str())
-    }
 }

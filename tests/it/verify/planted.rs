@@ -3,22 +3,29 @@
 //! The list, in the order of [`plant`]: a balance changed without an event; an event gone; an event that moves what its
 //! kind does not; an adjustment that was answered otherwise than it happened; a transfer that never arrived; more
 //! returned than sold; a correction that never was; promises that are not covered; a reservation whose status is not what
-//! its events say; an order that holds an item twice; an idempotency key gone; units set aside for nobody.
+//! its events say; an order that holds an item twice; an idempotency key gone; units set aside for nobody; a return whose
+//! event tells other units; a return that nobody remembers; a transfer that was answered otherwise than it happened; one
+//! that nobody remembers; a copy for the pages that is not the balance; and one of nothing.
 
 use std::collections::BTreeMap;
 
 use flashgate::domain::difference::{Difference, Kind};
-use flashgate::domain::id::{Item, Sku};
+use flashgate::domain::id::{Item, LocationId, ReturnId, Sku, TransferId};
 use flashgate::domain::reconciliation::ReportKind;
+use flashgate::domain::reservation_id::ReservationId;
 use flashgate::ledger::adjust::{Adjust, Adjusted, Reason};
 use flashgate::ledger::once::By;
+use flashgate::ledger::read_model::follow::Followed;
 use flashgate::ledger::recon::{Count, Counted};
+use flashgate::ledger::returns::{Condition, ReturnAnswer, ReturnAsk, ReturnUnits};
+use flashgate::ledger::transfer::{TransferAsk, Transferred};
 
 use super::fair::Fair;
+use crate::support::door::until;
 use crate::support::ledger::{place, sku};
 
 /// What is planted: the kind it must be found as, the item that names it, and how.
-const PLANTED: [(Kind, &str, &str); 12] = [
+const PLANTED: [(Kind, &str, &str); 18] = [
     (
         Kind::BalanceSum,
         "changed",
@@ -83,6 +90,37 @@ const PLANTED: [(Kind, &str, &str); 12] = [
         "nobody",
         "UPDATE inventory_balance SET escrowed = escrowed + 1 WHERE sku_id = 'nobody'",
     ),
+    (
+        Kind::ReturnEvent,
+        "hot",
+        "UPDATE inventory_return_line SET quantity = quantity + 1 WHERE sku_id = 'hot'",
+    ),
+    (
+        Kind::ReturnEvent,
+        "back",
+        "UPDATE inventory_event SET event_type = 'inventory_returned', reservation_id = gen_random_uuid(),
+             reference_id = 'r9' WHERE sku_id = 'back' AND on_hand_delta > 0",
+    ),
+    (
+        Kind::TransferEvent,
+        "moved",
+        "UPDATE transfer SET quantity = quantity + 1 WHERE sku_id = 'moved'",
+    ),
+    (
+        Kind::TransferEvent,
+        "strayed",
+        "DELETE FROM transfer WHERE sku_id = 'strayed'",
+    ),
+    (
+        Kind::Snapshot,
+        "copied",
+        "UPDATE inventory_snapshot SET on_hand = on_hand + 1 WHERE sku_id = 'copied'",
+    ),
+    (
+        Kind::Snapshot,
+        "unseen",
+        "DELETE FROM inventory_snapshot WHERE sku_id = 'unseen'",
+    ),
 ];
 
 async fn adjust(fair: &Fair, item: &Item, delta: i64, reason: Reason) {
@@ -114,6 +152,38 @@ async fn count(fair: &Fair, of: Sku, counted: i64) {
     );
 }
 
+/// The order's unit comes back.
+async fn give_back(fair: &Fair, order: &str) {
+    let id: uuid::Uuid = sqlx::query_scalar("SELECT reservation_id FROM inventory_reservation WHERE order_id = $1")
+        .bind(order)
+        .fetch_one(&fair.desk.pool)
+        .await
+        .expect("a reservation");
+    let ask = ReturnAsk {
+        id: ReturnId::try_from("r1").expect("an id"),
+        reservation: ReservationId(id),
+        units: ReturnUnits::All,
+        condition: Condition::Sellable,
+        reason: None,
+        key: None,
+    };
+    let back = fair.desk.ledger.give_back(&ask, &By::default()).await.expect("takes");
+    assert!(matches!(back, ReturnAnswer::Done(_)), "{back:?}");
+}
+
+async fn transfer(fair: &Fair, of: Sku) {
+    let ask = TransferAsk {
+        id: TransferId::try_from(format!("t-{of}").as_str()).expect("an id"),
+        sku: of,
+        from: place(),
+        to: LocationId::try_from("wh2").expect("a location"),
+        quantity: 5,
+        key: None,
+    };
+    let done = fair.desk.ledger.transfer(&ask, &By::default()).await.expect("moves");
+    assert!(matches!(done, Transferred::Done(_)), "{done:?}");
+}
+
 #[tokio::test]
 async fn every_kind_of_fault_is_found_by_name() {
     let fair = Fair::busy().await;
@@ -126,7 +196,25 @@ async fn every_kind_of_fault_is_found_by_name() {
     let last = fair.desk.ledger.now().await.expect("a time");
     while fair.desk.ledger.now().await.expect("a time") <= last {}
     count(&fair, sku("counted"), 95).await;
+    give_back(&fair, "o0").await;
+    fair.desk
+        .run("INSERT INTO location (location_id, name, kind, region) VALUES ('wh2', 'Two', 'store', 'eu')")
+        .await;
+    for name in ["moved", "strayed"] {
+        transfer(&fair, sku(name)).await;
+    }
     fair.settle().await;
+    let copied = fair.desk.ledger.follow().await.expect("follows");
+    assert!(matches!(copied, Followed::Rebuilt { .. }), "{copied:?}");
+    // A run settles what the one before has seen.
+    until("the copy to have settled", async || {
+        fair.desk.ledger.follow().await.expect("follows");
+        let settled =
+            "SELECT count(*) FROM snapshot_feed WHERE settled_id >= (SELECT max(event_id) FROM inventory_event)";
+        let settled: i64 = sqlx::query_scalar(settled).fetch_one(&fair.desk.pool).await.ok()?;
+        (settled > 0).then_some(())
+    })
+    .await;
     fair.assert_agrees().await;
     for (kind, name, sql) in PLANTED {
         fair.tamper(sql).await;
