@@ -29,6 +29,7 @@ mod ledger_upkeep;
 mod moves;
 mod reads;
 mod reconciliation;
+mod saga;
 mod sale_life;
 mod story_bad_input;
 mod story_carts;
