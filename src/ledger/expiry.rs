@@ -40,6 +40,8 @@ struct Overdue {
     /// Its sale stands still.
     frozen: bool,
     beat_at: DateTime<Utc>,
+    /// Of its cart: parts that are held; all of them, but where a late payment has taken only some again.
+    open_parts: i64,
 }
 
 /// How long a cart of which a part stands still is left alone, in seconds.
@@ -49,7 +51,9 @@ const STANDS_STILL: i64 = 5;
 macro_rules! overdue {
     () => {
         "deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) <= (SELECT beat_at FROM pulse) AS over, \
-         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at"
+         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at, \
+         (SELECT count(*) FROM inventory_reservation o WHERE o.cart_id = r.cart_id AND o.status = 'RESERVED') \
+         AS open_parts"
     };
 }
 
@@ -141,7 +145,7 @@ async fn with_carts(tx: &mut sqlx::PgConnection, overdue: Vec<Overdue>) -> Resul
         by_cart.entry(part.row.cart_id).or_default().push(part);
     }
     for mut parts in by_cart.into_values() {
-        if parts[0].row.cart_parts.map(usize::try_from) != Some(Ok(parts.len())) {
+        if usize::try_from(parts[0].open_parts) != Ok(parts.len()) {
             continue;
         }
         let still = parts.iter().any(|part| part.frozen);

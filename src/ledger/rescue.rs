@@ -3,116 +3,164 @@
 //!
 //! A `Retake` grant asks the lane; the writer makes the reservation `RESERVED` where the lane had the units and neither
 //! limit nor order stands against it, and from then on it is committed like any other. Where nobody commits it after
-//! all, it expires again.
+//! all, it expires again, soon. A cart's parts are asked for at once, each in its lane; the commit finds those that were
+//! had, takes from the balances what no sale sells, and counts only where it has all. Else [`Ledger::give_up_rescue`]
+//! lets go of them.
+
+use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::endings::GrantTicket;
+use super::endings::{Ended, GrantTicket, record};
 use super::grants::{NewGrant, add_grants};
+use super::reservation::{Locked, ReservationRow, lock};
+use super::retry::retried;
 use super::{Ledger, LedgerError};
 use crate::domain::grant::Grant;
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::lane::LaneNo;
+use crate::domain::reservation::Status;
 use crate::domain::reservation_id::ReservationId;
+use crate::domain::sale::SaleState;
+use crate::domain::trace::TraceId;
 
-/// What came of asking a lane for the units of an expired reservation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What came of asking lanes for the units of an expired reservation.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LaneRescue {
-    /// When this grant is delivered, it is `RESERVED`, or still `EXPIRED` where the units could not be had.
-    Asked(GrantTicket),
+    /// When these grants are delivered, its parts are `RESERVED`, or still `EXPIRED` where the units could not be had.
+    Asked(Vec<GrantTicket>),
     /// It is not `EXPIRED` any more: look again.
     Changed,
-    /// No lane has its units: it is part of a cart, or its sale is not open.
+    /// No lane has units for it: none of its sales is open.
     NoLane,
 }
 
-#[derive(sqlx::FromRow)]
-struct Expired {
-    has_expired: bool,
-    has_lane: bool,
-    order_id: String,
-    user_id: Option<String>,
-    sku_id: String,
-    location_id: String,
-    quantity: i64,
-    sale_no: i32,
-    lane: i16,
-    key_hash: Uuid,
-    fingerprint: i64,
-    explicit_key: bool,
-}
-
 impl Ledger {
-    /// Asks the lane of an expired reservation for its units.
+    /// Asks the lanes of an expired reservation for its units.
     ///
     /// # Errors
     /// Postgres can't be asked.
     pub async fn rescue_in_lane(&self, id: ReservationId) -> Result<LaneRescue, LedgerError> {
+        retried!(self, self.rescue_in_lane_once(id))
+    }
+
+    async fn rescue_in_lane_once(&self, id: ReservationId) -> Result<LaneRescue, LedgerError> {
         let mut tx = self.begin().await?;
-        let row: Option<Expired> = sqlx::query_as(
-            "-- rescue.lock
-             SELECT r.status = 'EXPIRED' AS has_expired,
-                 r.cart_id IS NULL AND s.state IN ('live', 'paused') AS has_lane, r.order_id, r.user_id, r.sku_id, r.location_id, r.quantity, r.sale_no, r.lane, r.key_hash,
-                 r.fingerprint, r.explicit_key
-             FROM inventory_reservation r JOIN sale s USING (sale_no)
-             WHERE r.reservation_id = $1 AND r.lane IS NOT NULL
-             FOR NO KEY UPDATE OF r",
-        )
-        .bind(id.0)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(row) = row else { return Ok(LaneRescue::NoLane) };
-        if !row.has_expired {
+        let rows = lock(&mut tx, [id].into_iter()).await?;
+        let expired = with_status(&rows, id, Status::Expired)?;
+        if expired.is_empty() && !rows.rows_of(id.0).is_empty() {
             return Ok(LaneRescue::Changed);
         }
-        if !row.has_lane {
+        let mut in_lanes = Vec::with_capacity(expired.len());
+        for row in expired {
+            let is_open = matches!(row.sale_state()?, Some(SaleState::Live | SaleState::Paused));
+            if let Some(of) = row
+                .lane
+                .zip(row.sale_no)
+                .filter(|_| is_open && !rows.is_cold(&row.reservation_id))
+            {
+                in_lanes.push((row, of));
+            }
+        }
+        if in_lanes.is_empty() {
             return Ok(LaneRescue::NoLane);
         }
-        let lane = LaneNo::from_i16(row.lane);
-        let asked: Option<i64> = sqlx::query_scalar(
+        let asked: Vec<(Uuid, i64)> = sqlx::query_as(
             "-- rescue.asked: a statement of its own, so that who waited for the lock sees what its holder asked
-             SELECT grant_id FROM lane_grant WHERE reservation_id = $1 AND kind = 'retake' LIMIT 1",
+             SELECT reservation_id, grant_id FROM lane_grant
+             WHERE lane = ANY($1) AND reservation_id = ANY($2) AND kind = 'retake'",
         )
-        .bind(id.0)
-        .fetch_optional(&mut *tx)
+        .bind(in_lanes.iter().map(|(_, (lane, _))| *lane).collect::<Vec<_>>())
+        .bind(in_lanes.iter().map(|(row, _)| row.reservation_id).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
         .await?;
-        let grant_id = match asked {
-            Some(asked) => asked,
-            None => {
-                let retake = row.retake(id)?;
-                add_grants(&mut tx, &[retake])
-                    .await?
-                    .first()
-                    .copied()
-                    .ok_or_else(|| LedgerError::Broken("a grant was inserted without an id".into()))?
-            }
-        };
+        let asked: HashMap<Uuid, i64> = asked.into_iter().collect();
+        let (before, anew): (Vec<_>, Vec<_>) = in_lanes
+            .iter()
+            .partition(|(row, _)| asked.contains_key(&row.reservation_id));
+        let mut tickets: Vec<GrantTicket> = before
+            .iter()
+            .map(|(row, (lane, _))| ticket(asked[&row.reservation_id], *lane))
+            .collect();
+        let retakes = anew.iter().map(|(row, (lane, sale_no))| retake(row, *lane, *sale_no));
+        let ids = add_grants(&mut tx, &retakes.collect::<Result<Vec<_>, _>>()?).await?;
+        tickets.extend(ids.into_iter().zip(&anew).map(|(id, (_, (lane, _)))| ticket(id, *lane)));
         tx.commit().await?;
-        Ok(LaneRescue::Asked(GrantTicket { grant_id, lane }))
+        Ok(LaneRescue::Asked(tickets))
+    }
+
+    /// Gives back what lanes took for a late payment of a cart that can't have all of it. The units are usable again when
+    /// these grants are delivered.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn give_up_rescue(&self, id: ReservationId) -> Result<Vec<GrantTicket>, LedgerError> {
+        retried!(self, self.give_up_rescue_once(id))
+    }
+
+    async fn give_up_rescue_once(&self, id: ReservationId) -> Result<Vec<GrantTicket>, LedgerError> {
+        let mut tx = self.begin().await?;
+        let rows = lock(&mut tx, [id].into_iter()).await?;
+        let held = with_status(&rows, id, Status::Reserved)?;
+        if held.is_empty() || with_status(&rows, id, Status::Expired)?.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ended: Vec<Ended> = held
+            .into_iter()
+            .map(|row| Ended {
+                row: row.clone(),
+                status: Status::Expired,
+                detail: None,
+                trace: TraceId::from_uuid(row.trace_id),
+                operator: None,
+            })
+            .collect();
+        let recorded = record(&mut tx, &ended).await?;
+        tx.commit().await?;
+        ended.iter().for_each(Ended::log);
+        let given = recorded.given.into_iter();
+        Ok(given
+            .map(|given| GrantTicket {
+                grant_id: given.grant_id,
+                lane: given.lane,
+            })
+            .collect())
     }
 }
 
-impl Expired {
-    fn retake(&self, id: ReservationId) -> Result<NewGrant, LedgerError> {
-        let buyer = match &self.user_id {
-            Some(user) => format!("u:{user}"),
-            None => format!("o:{}", self.order_id),
-        };
-        let quantity = u32::try_from(self.quantity)
-            .map_err(|_| LedgerError::Broken(format!("a reservation of {} units", self.quantity)))?;
-        Ok(NewGrant {
-            lane: LaneNo::from_i16(self.lane),
-            sale_no: self.sale_no,
-            grant: Grant::Retake {
-                place: id.place(),
-                quantity,
-                explicit_key: self.explicit_key,
-                key: KeyHash::from_uuid(self.key_hash),
-                fingerprint: Fingerprint::from_i64(self.fingerprint),
-                line: KeyHash::order_line(&self.order_id, &self.sku_id, &self.location_id),
-                buyer,
-            },
-            reservation_id: Some(id.0),
-        })
+fn with_status(rows: &Locked, id: ReservationId, status: Status) -> Result<Vec<&ReservationRow>, LedgerError> {
+    let mut found = Vec::new();
+    for part in rows.rows_of(id.0) {
+        let row = rows.get(&part);
+        if row.status()? == status {
+            found.push(row);
+        }
     }
+    Ok(found)
+}
+
+fn ticket(grant_id: i64, lane: i16) -> GrantTicket {
+    GrantTicket {
+        grant_id,
+        lane: LaneNo::from_i16(lane),
+    }
+}
+
+fn retake(row: &ReservationRow, lane: i16, sale_no: i32) -> Result<NewGrant, LedgerError> {
+    let quantity = u32::try_from(row.quantity)
+        .map_err(|_| LedgerError::Broken(format!("a reservation of {} units", row.quantity)))?;
+    Ok(NewGrant {
+        lane: LaneNo::from_i16(lane),
+        sale_no,
+        grant: Grant::Retake {
+            place: ReservationId(row.reservation_id).place(),
+            quantity,
+            explicit_key: row.explicit_key,
+            key: KeyHash::from_uuid(row.key_hash),
+            fingerprint: Fingerprint::from_i64(row.fingerprint),
+            line: KeyHash::order_line(&row.order_id, &row.sku_id, &row.location_id),
+            buyer: row.buyer(),
+        },
+        reservation_id: Some(row.reservation_id),
+    })
 }

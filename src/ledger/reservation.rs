@@ -1,6 +1,7 @@
 //! Reservations as the ledger has them: their rows, how they are read, and the lock that an ending takes.
 //!
-//! A row is one line. A cart's rows, its parts, share a cart id; asked for by that id or a part's, they are the cart.
+//! A row is one line. A cart's rows, its parts, share a cart id; asked for by that id or a part's, they are the cart. They
+//! stand alike, but while a late payment takes them again one by one: until it has all, the cart is `EXPIRED`.
 //! A reservation lies in the hot tier until 48 h after its day's last ending, then in the cold one, which is read
 //! only. Deadlines read from here have every stall in them.
 
@@ -23,7 +24,7 @@ macro_rules! columns {
     () => {
         "r.reservation_id, r.order_id, r.user_id, r.sku_id, r.location_id, r.quantity, r.status::text AS status, \
          r.cause, r.first_id, r.sale_no, r.lane, r.payment_id, r.trace_id, r.created_at, r.updated_at, r.key_hash, \
-         r.fingerprint, r.explicit_key, r.cart_id, r.cart_parts, r.pinned_at, \
+         r.fingerprint, r.explicit_key, r.cart_id, r.cart_parts, r.pinned_at, r.rescued_at, \
          deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) AS due, \
          greatest(r.stall_no, (SELECT max(stall_no) FROM stall)) AS stalls, \
          s.state::text AS sale_state, s.hold_max_ms"
@@ -55,6 +56,8 @@ pub(super) struct ReservationRow {
     pub(super) cart_parts: Option<i16>,
     /// When its payment began, if that was told.
     pub(super) pinned_at: Option<DateTime<Utc>>,
+    /// When its units were taken again for a payment that came after its expiry.
+    pub(super) rescued_at: Option<DateTime<Utc>>,
     pub(super) created_at: DateTime<Utc>,
     pub(super) updated_at: DateTime<Utc>,
     /// The deadline, stalls included.
@@ -169,7 +172,7 @@ pub(super) fn whole(rows: &[&ReservationRow]) -> Result<Reservation, LedgerError
         order: OrderId::try_from(row.order_id.as_str()).map_err(|_| row.broken("order"))?,
         user: row.user_id.as_deref().map(user).transpose()?,
         lines,
-        status: row.status()?,
+        status: standing(rows)?,
         cause: row.cause.as_deref().map(cause).transpose()?,
         first: row.first_id.map(ReservationId),
         ack: Ack::Durable,
@@ -177,6 +180,19 @@ pub(super) fn whole(rows: &[&ReservationRow]) -> Result<Reservation, LedgerError
         created_at: rows.iter().map(|row| row.created_at).min().unwrap_or_default().into(),
         updated_at: latest(|row| row.updated_at).into(),
     })
+}
+
+/// What all rows are, but `EXPIRED` where one of them is.
+fn standing(rows: &[&ReservationRow]) -> Result<Status, LedgerError> {
+    let mut standing = None;
+    for row in rows {
+        let status = row.status()?;
+        if status == Status::Expired {
+            return Ok(status);
+        }
+        standing.get_or_insert(status);
+    }
+    standing.ok_or_else(|| LedgerError::Broken("a reservation without rows".into()))
 }
 
 fn is_cart(id: Uuid) -> bool {
@@ -249,6 +265,8 @@ pub(super) struct Locked {
     rows: HashMap<Uuid, ReservationRow>,
     /// The parts of each cart, in the order of their ids.
     carts: HashMap<Uuid, Vec<Uuid>>,
+    /// Those that are read only.
+    cold: HashSet<Uuid>,
 }
 
 impl Locked {
@@ -259,6 +277,11 @@ impl Locked {
             Some(parts) => parts.clone(),
             None => self.rows.get(&id).map(|row| row.reservation_id).into_iter().collect(),
         }
+    }
+
+    /// Whether the row lies in the cold tier, where nothing changes any more.
+    pub(super) fn is_cold(&self, row: &Uuid) -> bool {
+        self.cold.contains(row)
     }
 
     pub(super) fn get(&self, row: &Uuid) -> &ReservationRow {
@@ -325,7 +348,9 @@ pub(super) async fn lock(
         .filter(|id| !locked.rows.contains_key(id))
         .copied()
         .collect();
-    locked.add(read_cold(tx, cold).await?);
+    let cold = read_cold(tx, cold).await?;
+    locked.cold.extend(cold.iter().map(|row| row.reservation_id));
+    locked.add(cold);
     let mut torn = locked.torn();
     torn.extend(carts.iter().filter(|cart| !locked.carts.contains_key(cart)));
     if !torn.is_empty() {
@@ -335,7 +360,10 @@ pub(super) async fn lock(
         let mut rest: Vec<Uuid> = rows.iter().map(|row| row.reservation_id).collect();
         rest.retain(|id| !locked.rows.contains_key(id));
         locked.add(rows);
-        locked.add(lock_rows(tx, &mut rest).await?);
+        let hot = lock_rows(tx, &mut rest).await?;
+        rest.retain(|id| hot.iter().all(|row| row.reservation_id != *id));
+        locked.cold.extend(rest);
+        locked.add(hot);
     }
     Ok(locked)
 }

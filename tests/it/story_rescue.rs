@@ -1,19 +1,22 @@
 //! Payments that come after the expiry: the units are taken again under the old id, by whichever engine serves the
 //! item, or the money goes back.
 
+use flashgate::ledger::{LaneRescue, Ledger, Settings};
 use serde_json::{Value, json};
 
 use crate::support::door::{Door, until};
-use crate::support::gateway::Whole;
-use crate::support::socket::{RESERVATIONS, line, put_on_sale, resell, reserve};
+use crate::support::gateway::{Whole, migrate};
+use crate::support::servers::shared;
+use crate::support::socket::{Heard, RESERVATIONS, line, put_on_sale, resell, reserve, with};
 
 /// A reservation that has expired.
 async fn expired(door: &Door, order: &str, sku: &str, extra: Value) -> String {
-    let mut body = line(order, sku, json!({"ttlSeconds": 1}));
-    for (name, value) in extra.as_object().expect("an object") {
-        body[name] = value.clone();
-    }
-    let made = reserve(door, &[("prefer", "wait=10")], &body).await;
+    lapsed(door, &with(line(order, sku, json!({"ttlSeconds": 1})), extra)).await
+}
+
+/// The reservation that this makes, when it has expired.
+async fn lapsed(door: &Door, body: &Value) -> String {
+    let made = reserve(door, &[("prefer", "wait=10")], body).await;
     assert_eq!(made.status, 201, "{}", made.text);
     let id = made.id();
     until("the expiry", async || {
@@ -122,5 +125,228 @@ async fn a_late_payment_is_served_by_the_engine_that_serves_the_item_by_then() {
     );
     whole.settled().await;
     assert_eq!(stock(&whole, "a").await, (2, 0, 2));
+    whole.stop().await;
+}
+
+/// `shelf` is not on sale, `hot` and `warm` are.
+async fn shop() -> Whole {
+    let whole = Whole::empty().await;
+    stock_up(&whole).await;
+    whole
+}
+
+async fn stock_up(door: &Door) {
+    door.receive("shelf", 5).await;
+    put_on_sale(door, "hot", 5, json!({})).await;
+    put_on_sale(door, "warm", 5, json!({})).await;
+}
+
+/// A cart of these for one second, all at `wh1`.
+fn cart(order: &str, lines: &[(&str, i64)]) -> Value {
+    let lines: Vec<Value> = lines
+        .iter()
+        .map(|(sku, units)| json!({"skuId": sku, "locationId": "wh1", "quantity": units}))
+        .collect();
+    json!({"orderId": order, "lines": lines, "ttlSeconds": 1})
+}
+
+async fn commit_says(door: &Door, id: &str) -> (u16, Value, Value) {
+    let told = door.commit(id).await;
+    (told.status, told.body["status"].clone(), told.body["rescued"].clone())
+}
+
+fn rescued() -> (u16, Value, Value) {
+    (200, json!("COMMITTED"), json!(true))
+}
+
+/// A reservation that has ended and is told again.
+fn assert_replay(heard: &Heard, id: &str) {
+    assert_eq!((heard.status, heard.replayed()), (200, true), "{}", heard.text);
+    assert_eq!(
+        (heard.id(), &heard.body()["status"]),
+        (id.to_owned(), &json!("COMMITTED"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_payment_of_a_cart_takes_its_lines_again_wherever_they_are_sold() {
+    let whole = shop().await;
+    let lines = [("shelf", 2), ("hot", 3), ("warm", 1)];
+    let body = cart("o1", &lines);
+    let id = lapsed(&whole, &body).await;
+    assert_eq!(commit_says(&whole, &id).await, rescued());
+    assert_eq!(
+        commit_says(&whole, &id).await,
+        rescued(),
+        "counted once, and told again"
+    );
+    assert_replay(&reserve(&whole, &[], &body).await, &id);
+    for (sku, units) in lines {
+        assert_eq!(stock(&whole, sku).await, (5 - units, 0, units), "{sku}");
+    }
+    // Both lines in lanes, and nothing on the shelf.
+    let body = cart("o2", &[("hot", 2), ("warm", 1)]);
+    let id = lapsed(&whole, &body).await;
+    let told = futures::future::join_all((0..6).map(|_| commit_says(&whole, &id))).await;
+    assert!(told.iter().all(|told| *told == rescued()), "{told:?}");
+    assert_replay(&reserve(&whole, &[], &body).await, &id);
+    assert_eq!(stock(&whole, "hot").await, (0, 0, 5));
+    assert_eq!(stock(&whole, "warm").await, (3, 0, 2));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_payment_of_a_cart_gets_all_of_it_or_nothing() {
+    let whole = shop().await;
+    let lines = [("shelf", 2), ("hot", 3), ("warm", 1)];
+    let id = lapsed(&whole, &cart("o1", &lines)).await;
+    for sku in ["hot", "warm"] {
+        until("the units of the expiry", async || {
+            (whole.sale(sku).await["remaining"] == 5).then_some(())
+        })
+        .await;
+    }
+    // Whoever takes what is needed of a line, in a lane or from the shelf, stands in the way of all of them.
+    for (sku, units) in [("hot", 3), ("shelf", 4), ("warm", 5)] {
+        let other = reserve(
+            &whole,
+            &[("prefer", "wait=10")],
+            &line("o2", sku, json!({"quantity": units})),
+        )
+        .await;
+        assert_eq!(other.status, 201, "{}", other.text);
+        let late = whole.commit(&id).await;
+        assert_eq!(
+            (late.problem(), &late.body["refundRequired"]),
+            ((409, "RESERVATION_EXPIRED"), &json!(true)),
+            "{sku}"
+        );
+        assert_eq!(whole.reservation(&id).await.body["status"], "EXPIRED");
+        for (named, _) in lines {
+            let held = if named == sku { units } else { 0 };
+            assert_eq!(stock(&whole, named).await, (5, held, 0), "{named} after {sku}");
+            if named != "shelf" {
+                until("the units that were given back", async || {
+                    (whole.sale(named).await["remaining"] == 5 - held).then_some(())
+                })
+                .await;
+            }
+        }
+        whole.release(&other.id()).await.expect(200);
+    }
+    assert_eq!(commit_says(&whole, &id).await, rescued());
+    whole.settled().await;
+    whole.stop().await;
+}
+
+/// What a gateway has taken again before it died is held for some seconds only, and a repeat of the commit finds it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_payment_that_stops_halfway_holds_nothing_for_long() {
+    let database_url = shared().await.database().await;
+    migrate(&database_url).await;
+    let ledger = Ledger::new(&Settings::new(&database_url)).expect("an address");
+    let whole = Whole::over(&shared().await.redis(), &database_url).await;
+    stock_up(&whole).await;
+    let finished = lapsed(&whole, &cart("o1", &[("shelf", 1), ("hot", 1), ("warm", 1)])).await;
+    let left = lapsed(&whole, &cart("o2", &[("shelf", 1), ("hot", 1), ("warm", 1)])).await;
+    for id in [&finished, &left] {
+        let id = id.parse().expect("an id");
+        let asked = ledger.rescue_in_lane(id).await.expect("Postgres answers");
+        assert!(
+            matches!(&asked, LaneRescue::Asked(grants) if grants.len() == 2),
+            "{asked:?}"
+        );
+    }
+    until("the lines in lanes", async || {
+        (stock(&whole, "hot").await.1 == 2 && stock(&whole, "warm").await.1 == 2).then_some(())
+    })
+    .await;
+    assert_eq!(
+        whole.reservation(&left).await.body["status"],
+        "EXPIRED",
+        "not all of it is held"
+    );
+    assert_eq!(commit_says(&whole, &finished).await, rescued());
+    sqlx::query(
+        "UPDATE inventory_reservation SET expires_at = created_at WHERE status = 'RESERVED' AND order_id = 'o2'",
+    )
+    .execute(&whole.pool)
+    .await
+    .expect("Postgres answers");
+    until("the rest to be let go", async || {
+        (stock(&whole, "hot").await.1 == 0 && stock(&whole, "warm").await.1 == 0).then_some(())
+    })
+    .await;
+    whole.settled().await;
+    for sku in ["hot", "warm"] {
+        assert_eq!(
+            (whole.sale(sku).await["remaining"].clone(), stock(&whole, sku).await),
+            (json!(4), (4, 0, 1))
+        );
+    }
+    whole.stop().await;
+}
+
+/// The keys of what was rescued are its own again, also those that nobody chose.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_of_what_was_rescued_is_a_replay() {
+    let whole = shop().await;
+    for (n, sku) in ["hot", "shelf"].into_iter().enumerate() {
+        for (key, place) in [
+            (json!(null), json!("wh1")),
+            (json!(null), json!(null)),
+            (json!("k"), json!("wh1")),
+        ] {
+            let key = key.as_str().map(|key| format!("{key}{sku}"));
+            let order = format!("o{n}{}{}", key.is_some(), place.is_null());
+            let body = with(
+                line(
+                    &order,
+                    sku,
+                    json!({"ttlSeconds": 1, "locationId": place, "idemKey": key}),
+                ),
+                json!({}),
+            );
+            let id = lapsed(&whole, &body).await;
+            assert_eq!(commit_says(&whole, &id).await, rescued(), "{body}");
+            assert_replay(&reserve(&whole, &[], &body).await, &id);
+        }
+    }
+    let body = json!({"orderId": "o", "lines": cart("", &[("shelf", 1), ("hot", 1)])["lines"], "ttlSeconds": 1,
+        "idemKey": "chosen"});
+    let id = lapsed(&whole, &body).await;
+    assert_eq!(commit_says(&whole, &id).await, rescued());
+    assert_replay(&reserve(&whole, &[], &body).await, &id);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+/// The first commit could not find out what came of it; the next one says that the units were taken again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescue_is_told_by_whichever_commit_is_answered() {
+    let whole = shop().await;
+    for body in [
+        line("o1", "hot", json!({"ttlSeconds": 1})),
+        cart("o2", &[("hot", 1), ("warm", 1)]),
+    ] {
+        let id = lapsed(&whole, &body).await;
+        let mut hold = whole.pool.begin().await.expect("Postgres answers");
+        sqlx::query("SELECT 1 FROM lane FOR NO KEY UPDATE")
+            .execute(&mut *hold)
+            .await
+            .expect("the locks are free");
+        let unknown = whole.commit(&id).await;
+        assert_eq!(unknown.status, 503, "{}", unknown.body);
+        hold.rollback().await.expect("the locks go");
+        until("the units", async || {
+            (whole.reservation(&id).await.body["status"] == "RESERVED").then_some(())
+        })
+        .await;
+        assert_eq!(commit_says(&whole, &id).await, rescued());
+        assert_eq!(commit_says(&whole, &id).await, rescued());
+        assert_replay(&reserve(&whole, &[], &body).await, &id);
+    }
+    whole.settled().await;
     whole.stop().await;
 }

@@ -121,7 +121,7 @@ async fn try_end(
                     reservation: reservation.into(),
                     payment_id,
                     restocked: (!restocked).then_some(false),
-                    rescued: (rescued || in_lane && !replayed).then_some(true),
+                    rescued: rescued.then_some(true),
                 };
                 return Ok(Ended { body, replayed });
             }
@@ -129,6 +129,11 @@ async fn try_end(
                 if reservation.status == Status::Expired && !in_lane && taken_anew(gateway, id).await? {
                     in_lane = true;
                     continue;
+                }
+                if in_lane {
+                    // A cart of which lanes have taken only some parts.
+                    let tickets = gateway.ledger.give_up_rescue(id).await?;
+                    restocked(gateway, &tickets).await;
                 }
                 let problem = refused(&reservation);
                 // Whoever commits has been paid.
@@ -150,14 +155,14 @@ async fn try_end(
     }
 }
 
-/// Asks the lane of an expired reservation for its units, where a sale sells them; true: look again.
+/// Asks the lanes of an expired reservation for its units, where sales sell them; true: look again.
 async fn taken_anew(gateway: &Gateway, id: ReservationId) -> Result<bool, Problem> {
-    let ticket = match gateway.ledger.rescue_in_lane(id).await? {
-        LaneRescue::Asked(ticket) => ticket,
+    let tickets = match gateway.ledger.rescue_in_lane(id).await? {
+        LaneRescue::Asked(tickets) => tickets,
         LaneRescue::Changed => return Ok(true),
         LaneRescue::NoLane => return Ok(false),
     };
-    if taken_back(gateway, &[ticket], Instant::now() + IN_FORCE_MAX).await? {
+    if taken_back(gateway, &tickets, Instant::now() + IN_FORCE_MAX).await? {
         return Ok(true);
     }
     Err(late(

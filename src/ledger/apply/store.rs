@@ -13,6 +13,7 @@ use crate::domain::entry::Slip;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
 use crate::ledger::post::{Deltas, EventType, Movement, post};
+use crate::ledger::take::LATE_PAYMENT;
 
 /// Stands for an order that can't be stored.
 const NO_ORDER: &str = "-";
@@ -115,17 +116,26 @@ fn row<'a>(at: usize, ask: &'a Ask<'a>, decided: &Decided) -> Row<'a> {
     }
 }
 
+/// How long the units of a late payment are held for the commit that asked for them, in s: it follows at once, or is
+/// repeated, or never comes.
+const RESCUED_S: i32 = 30;
+
 /// Reservations that were there before, and are taken anew or have ended.
 pub(super) async fn subjects(tx: &mut PgConnection, decided: &Decided) -> Result<(), LedgerError> {
     if !decided.retaken.is_empty() {
         let ids: Vec<Uuid> = decided.retaken.iter().map(|subject| subject.id).collect();
         sqlx::query(
-            "-- apply.retake: as long to pay as it had at first, from now on
+            "-- apply.retake: from quarantine, as long to pay as it had at first, from now on; for a late payment, as long
+             -- as its commit may take. Stalls until now are over
              UPDATE inventory_reservation SET status = 'RESERVED', cause = NULL, first_id = NULL,
-                 expires_at = clock_timestamp() + (expires_at - created_at), updated_at = clock_timestamp()
+                 rescued_at = CASE WHEN status = 'EXPIRED' THEN clock_timestamp() END,
+                 expires_at = clock_timestamp() + CASE WHEN status = 'EXPIRED' THEN $2 * interval '1 s'
+                                                       ELSE expires_at - created_at END,
+                 stall_no = coalesce((SELECT max(stall_no) FROM stall), 0), updated_at = clock_timestamp()
              WHERE reservation_id = ANY($1)",
         )
         .bind(&ids)
+        .bind(RESCUED_S)
         .execute(&mut *tx)
         .await?;
         sqlx::query(
@@ -181,6 +191,7 @@ pub(super) async fn movements(
             reservation_id: Some(subject.id),
             order_id: Some(subject.order.clone()),
             trace_id: Some(subject.trace),
+            reason: (subject.status == Status::Expired).then(|| LATE_PAYMENT.to_owned()),
             ..movement(&subject.item, EventType::Reserved, -subject.quantity)
         });
     }

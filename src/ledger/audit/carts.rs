@@ -1,4 +1,5 @@
-//! Carts: all parts are there, and stand alike.
+//! Carts: all parts are there, and stand alike. A part that a late payment has taken again is, until the commit, as expired
+//! as those that it could not get yet.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -23,11 +24,14 @@ pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<()
          SELECT cart_id, parts, told, statuses, alike FROM (
              SELECT cart_id, count(*) AS parts, max(cart_parts)::int8 AS told,
                  string_agg(DISTINCT status::text, ', ') AS statuses,
-                 count(DISTINCT (status, order_id, user_id, payment_id)) = 1 AND count(DISTINCT cart_parts) = 1 AS alike
-             FROM (SELECT cart_id, cart_parts, status, order_id, user_id, payment_id FROM inventory_reservation
-                   UNION ALL
-                   SELECT cart_id, cart_parts, status, order_id, user_id, payment_id
-                   FROM inventory_reservation_cold) r
+                 count(DISTINCT (stands, order_id, user_id, payment_id)) = 1 AND count(DISTINCT cart_parts) = 1 AS alike
+             FROM (SELECT *, CASE WHEN status = 'RESERVED' AND rescued_at IS NOT NULL THEN 'EXPIRED'
+                                  ELSE status END AS stands
+                   FROM (SELECT cart_id, cart_parts, status, order_id, user_id, payment_id, rescued_at
+                         FROM inventory_reservation
+                         UNION ALL
+                         SELECT cart_id, cart_parts, status, order_id, user_id, payment_id, rescued_at
+                         FROM inventory_reservation_cold) both_tiers) r
              WHERE cart_id IS NOT NULL GROUP BY cart_id
          ) c WHERE parts <> told OR NOT alike ORDER BY cart_id LIMIT $1",
     )

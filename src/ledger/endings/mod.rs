@@ -7,7 +7,7 @@
 mod keys;
 mod record;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -21,7 +21,7 @@ use super::{Ledger, LedgerError};
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation::{Ending, Reservation, Status, Transition, transition};
-use crate::domain::reservation_id::ReservationId;
+use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::domain::sale::SaleState;
 use crate::domain::trace::TraceId;
 
@@ -66,7 +66,7 @@ pub enum EndAnswer {
         tickets: Vec<GrantTicket>,
         /// The same was asked before.
         replayed: bool,
-        /// It had expired, and its units were taken anew.
+        /// It was sold after it had expired, its units taken anew: by this ask, or one before.
         rescued: bool,
     },
     /// Another ending came first, or the ledger had refused it.
@@ -111,7 +111,7 @@ impl Ledger {
         let mut rows = lock(&mut tx, asks.iter().map(|ask| ask.id)).await?;
         let mut keys = EndingKeys::take(&mut tx, asks).await?;
         let late = late(asks, &rows, &keys)?;
-        let rescued = rescue(&mut tx, &mut rows, late).await?;
+        rescue(&mut tx, &mut rows, late).await?;
         let mut ended = Vec::new();
         let mut verdicts = Vec::with_capacity(asks.len());
         for ask in asks {
@@ -137,22 +137,24 @@ impl Ledger {
         tickets.extend(before);
         tx.commit().await?;
         ended.iter().for_each(Ended::log);
-        let answer = |(ask, verdict): (&EndAsk, Verdict)| answer(ask.id, verdict, &rows, &tickets, &rescued);
+        let answer = |(ask, verdict): (&EndAsk, Verdict)| answer(ask.id, verdict, &rows, &tickets);
         asks.iter().zip(verdicts).map(answer).collect()
     }
 }
 
-/// The reservations that somebody paid for after they had expired.
+/// The reservations that somebody paid for after they had expired; also carts that lanes have taken anew, whose own key is
+/// still to be claimed.
 fn late<'a>(asks: &'a [EndAsk], rows: &Locked, keys: &EndingKeys) -> Result<Vec<&'a EndAsk>, LedgerError> {
     let mut late = Vec::new();
     for ask in asks
         .iter()
         .filter(|ask| ask.ending == Ending::Commit && keys.owner(ask).is_none())
     {
-        if rows
-            .whole(ask.id.0)?
-            .is_some_and(|found| found.status == Status::Expired)
-        {
+        let Some(found) = rows.whole(ask.id.0)? else { continue };
+        let parts = rows.rows_of(ask.id.0);
+        let in_lanes = || parts.iter().any(|part| rows.get(part).rescued_at.is_some());
+        let is_cart = found.id.kind() == Some(Kind::Cart);
+        if found.status == Status::Expired || found.status == Status::Reserved && is_cart && in_lanes() {
             late.push(ask);
         }
     }
@@ -174,7 +176,11 @@ fn decide(ask: &EndAsk, rows: &mut Locked, keys: &EndingKeys, ended: &mut Vec<En
     if owner.is_some() {
         return Ok(Verdict::Done { replayed: true });
     }
-    let status = match transition(first.status()?, ask.ending) {
+    // A cart of which a late payment holds only some parts is expired all the same.
+    let Some(standing) = rows.whole(ask.id.0)?.map(|whole| whole.status) else {
+        return Ok(Verdict::Unknown);
+    };
+    let status = match transition(standing, ask.ending) {
         Transition::Ends(status) => status,
         // A release that finds it expired was not asked before.
         Transition::Already(status) => {
@@ -250,7 +256,6 @@ fn answer(
     verdict: Verdict,
     rows: &Locked,
     tickets: &HashMap<Uuid, GrantTicket>,
-    rescued: &HashSet<Uuid>,
 ) -> Result<EndAnswer, LedgerError> {
     let Some(reservation) = rows.whole(id.0)? else {
         return Ok(match verdict {
@@ -264,7 +269,8 @@ fn answer(
             payment_id: parts.first().and_then(|part| rows.get(part).payment_id.clone()),
             tickets: parts.iter().filter_map(|part| tickets.get(part).copied()).collect(),
             replayed,
-            rescued: rescued.contains(&reservation.id.0) && reservation.status == Status::Committed,
+            rescued: reservation.status == Status::Committed
+                && parts.iter().any(|part| rows.get(part).rescued_at.is_some()),
             reservation,
         },
         Verdict::Refused => EndAnswer::Refused(reservation),

@@ -12,7 +12,7 @@ mod store;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-pub(super) use rescue::rescue;
+pub(super) use rescue::{LATE_PAYMENT, rescue};
 
 use self::decide::{Fate, decide};
 use self::stock::{Stocks, read_clock};

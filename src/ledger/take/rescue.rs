@@ -6,10 +6,12 @@
 
 use std::collections::HashSet;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::stock::Stocks;
+use crate::domain::id::Item;
 use crate::domain::key::KeyHash;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
@@ -18,67 +20,123 @@ use crate::ledger::endings::EndAsk;
 use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::reservation::{Locked, ReservationRow};
 
-/// Takes anew what these asks want to commit; returns the ids, as clients know them, of what is reserved again.
+/// The reason of such an event.
+pub(in crate::ledger) const LATE_PAYMENT: &str = "late_payment";
+
+/// Takes anew what these asks want to commit. Of a cart, parts may be held already: its lanes took them again for this.
 pub(in crate::ledger) async fn rescue(
     tx: &mut PgConnection,
     rows: &mut Locked,
     late: Vec<&EndAsk>,
-) -> Result<HashSet<Uuid>, LedgerError> {
-    let mut rescued = HashSet::new();
+) -> Result<(), LedgerError> {
     if late.is_empty() {
-        return Ok(rescued);
+        return Ok(());
     }
     let mut seen = HashSet::new();
-    let mut candidates: Vec<(&EndAsk, Vec<Uuid>)> = Vec::new();
+    let mut candidates = Vec::new();
     for ask in late {
         let parts = rows.rows_of(ask.id.0);
         if parts.first().is_some_and(|part| seen.insert(*part)) {
-            candidates.push((ask, parts));
+            candidates.push(Late::new(ask, parts, rows)?);
         }
     }
-    let claimants: Vec<Vec<Claimant>> = candidates
-        .iter()
-        .map(|(_, parts)| parts.iter().map(|part| claimant(rows.get(part))).collect())
-        .collect();
-    let all: Vec<Claimant> = claimants.iter().flatten().copied().collect();
+    let all: Vec<Claimant> = candidates.iter().flat_map(Late::claimants).copied().collect();
     let mut keys = Keys::claim(tx, &all).await?;
-    let items = candidates
-        .iter()
-        .flat_map(|(_, parts)| parts.iter().map(|part| rows.get(part).item()))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut stocks = Stocks::lock(tx, items.iter()).await?;
+    let mut stocks = Stocks::lock(tx, candidates.iter().flat_map(|late| &late.items)).await?;
     let (mut anew, mut movements) = (Vec::new(), Vec::new());
-    for ((ask, parts), claimants) in candidates.iter().zip(&claimants) {
-        let lines = parts.iter().map(|part| rows.get(part)).collect::<Vec<_>>();
-        if !fits(&lines, claimants, &keys, &stocks)? {
-            claimants.iter().for_each(|claimant| keys.refuse(claimant));
+    for late in &candidates {
+        if !late.fits(rows, &keys, &stocks) {
+            late.claimants().for_each(|claimant| keys.refuse(claimant));
             continue;
         }
-        for (row, claimant) in lines.into_iter().zip(claimants) {
-            stocks.take(&row.item()?, row.quantity);
+        for ((part, item), claimant) in late.expired.iter().zip(&late.items).zip(&late.lines) {
+            let row = rows.get(part);
+            stocks.take(item, row.quantity);
             keys.give(claimant);
-            movements.push(movement(row, ask)?);
+            movements.push(movement(row, late.ask)?);
             anew.push(row.reservation_id);
-            rescued.insert(row.public_id());
+        }
+        // A newer cart of the order may have it; that takes nothing from this one.
+        if let Some(own) = &late.own {
+            match keys.against(own) {
+                None => keys.give(own),
+                Some(_) => keys.refuse(own),
+            }
         }
     }
     keys.settle(tx).await?;
-    update(tx, &anew).await?;
+    let at = update(tx, &anew).await?;
     post(tx, &movements).await?;
     for part in anew {
-        rows.get_mut(&part).set_status(Status::Reserved);
+        let row = rows.get_mut(&part);
+        row.set_status(Status::Reserved);
+        row.rescued_at = at;
     }
-    Ok(rescued)
+    Ok(())
 }
 
-fn fits(lines: &[&ReservationRow], claimants: &[Claimant], keys: &Keys, stocks: &Stocks) -> Result<bool, LedgerError> {
-    for row in lines {
-        let item = row.item()?;
-        if stocks.is_on_sale(&item) || stocks.available(&item) < row.quantity {
-            return Ok(false);
+/// A reservation that is paid for after it had expired.
+struct Late<'a> {
+    ask: &'a EndAsk,
+    /// Its rows that are to be taken from the balances.
+    expired: Vec<Uuid>,
+    /// Of each of these.
+    items: Vec<Item>,
+    lines: Vec<Claimant>,
+    /// A cart's own key, where it was derived.
+    own: Option<Claimant>,
+}
+
+impl<'a> Late<'a> {
+    fn new(ask: &'a EndAsk, parts: Vec<Uuid>, rows: &Locked) -> Result<Self, LedgerError> {
+        let own = parts.first().and_then(|part| derived(rows.get(part)));
+        let mut expired = Vec::with_capacity(parts.len());
+        for part in parts {
+            if rows.get(&part).status()? == Status::Expired {
+                expired.push(part);
+            }
         }
+        let items = expired.iter().map(|part| rows.get(part).item());
+        Ok(Late {
+            ask,
+            own,
+            items: items.collect::<Result<_, _>>()?,
+            lines: expired.iter().map(|part| claimant(rows.get(part))).collect(),
+            expired,
+        })
     }
-    Ok(claimants.iter().all(|claimant| keys.against(claimant).is_none()))
+
+    fn claimants(&self) -> impl Iterator<Item = &Claimant> {
+        self.lines.iter().chain(&self.own)
+    }
+
+    fn fits(&self, rows: &Locked, keys: &Keys, stocks: &Stocks) -> bool {
+        let free = |part: &Uuid, item: &Item| {
+            !rows.is_cold(part) && !stocks.is_on_sale(item) && stocks.available(item) >= rows.get(part).quantity
+        };
+        self.expired
+            .iter()
+            .zip(&self.items)
+            .all(|(part, item)| free(part, item))
+            && self.lines.iter().all(|claimant| keys.against(claimant).is_none())
+    }
+}
+
+/// The key of the cart that the row is a part of, where the client chose none: it was freed when the cart expired. A part's
+/// own key tells which it was.
+fn derived(row: &ReservationRow) -> Option<Claimant> {
+    let (sku, location) = (row.sku_id.as_str(), row.location_id.as_str());
+    let line_without_location = KeyHash::order_line(&row.order_id, sku, "");
+    let key = [KeyHash::cart(&row.order_id), line_without_location]
+        .into_iter()
+        .find(|key| KeyHash::part(*key, sku, location).to_uuid() == row.key_hash)?;
+    Some(Claimant {
+        id: row.cart_id?,
+        key,
+        line: key,
+        fingerprint: row.fingerprint,
+        explicit: false,
+    })
 }
 
 /// The order's line, which protects it from being reserved twice; whoever chose a key has it still.
@@ -106,7 +164,7 @@ fn movement(row: &ReservationRow, ask: &EndAsk) -> Result<Movement, LedgerError>
             reserved: row.quantity,
             ..Deltas::default()
         },
-        reason: Some("late_payment".to_owned()),
+        reason: Some(LATE_PAYMENT.to_owned()),
         reference_id: ask.detail.clone(),
         reservation_id: Some(row.reservation_id),
         order_id: Some(row.order_id.clone()),
@@ -116,29 +174,30 @@ fn movement(row: &ReservationRow, ask: &EndAsk) -> Result<Movement, LedgerError>
     })
 }
 
-async fn update(tx: &mut PgConnection, anew: &[Uuid]) -> Result<(), LedgerError> {
+async fn update(tx: &mut PgConnection, anew: &[Uuid]) -> Result<Option<DateTime<Utc>>, LedgerError> {
     if anew.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
-    let done = sqlx::query(
+    let at: Vec<DateTime<Utc>> = sqlx::query_scalar(
         "-- rescue.update: a sale's bucket tells each taking, also this one
          WITH r AS (
-             UPDATE inventory_reservation SET status = 'RESERVED', updated_at = clock_timestamp()
-             WHERE reservation_id = ANY($1) AND status = 'EXPIRED' RETURNING sale_no, lane, quantity
+             UPDATE inventory_reservation SET status = 'RESERVED', rescued_at = clock_timestamp(),
+                 updated_at = clock_timestamp()
+             WHERE reservation_id = ANY($1) AND status = 'EXPIRED' RETURNING sale_no, lane, quantity, rescued_at
          ), b AS (
              UPDATE sale_bucket b SET durable = b.durable + t.units
              FROM (SELECT sale_no, lane, sum(quantity) AS units FROM r WHERE sale_no IS NOT NULL GROUP BY 1, 2) t
              WHERE b.sale_no = t.sale_no AND b.lane = t.lane
          )
-         SELECT 1 FROM r",
+         SELECT rescued_at FROM r",
     )
     .bind(anew)
-    .execute(tx)
+    .fetch_all(tx)
     .await?;
-    if usize::try_from(done.rows_affected()) != Ok(anew.len()) {
+    if at.len() != anew.len() {
         return Err(LedgerError::Broken(
             "a locked reservation could not be taken anew".into(),
         ));
     }
-    Ok(())
+    Ok(at.first().copied())
 }
