@@ -57,7 +57,7 @@ use self::batch::LedgerCalls;
 use self::code::Code;
 use self::problem::Problem;
 use self::reads::Reads;
-use self::reserve::{Choice, Routes};
+use self::reserve::{Choice, Earlier, Routes};
 use crate::domain::choice::Weights;
 use crate::flash::Flash;
 use crate::health::Health;
@@ -74,6 +74,8 @@ pub struct Gateway {
     pub flash: LateFlash,
     /// Which sale an item has.
     routes: Arc<Routes>,
+    /// What was reserved of items before their sales.
+    earlier: Earlier,
     /// What pages read.
     reads: Reads,
     /// How a location is chosen.
@@ -95,6 +97,7 @@ impl Gateway {
         Gateway {
             calls: LedgerCalls::start(&ledger),
             reads: Reads::start(&ledger),
+            earlier: Earlier::new(ledger.clone()),
             ledger,
             flash: LateFlash::default(),
             routes: Arc::default(),

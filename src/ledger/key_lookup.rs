@@ -1,10 +1,11 @@
-//! Who has a key: what answers replays once the buyer's record in the lane has forgotten them.
+//! Who has a key: what answers replays once the buyer's record in the lane has forgotten them, or never knew them.
 
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError};
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::reservation_id::ReservationId;
+use crate::domain::sale::Sale;
 
 /// A key, or an order's line, that a reservation has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,5 +40,59 @@ impl Ledger {
             derived,
         };
         Ok(rows.into_iter().map(found).collect())
+    }
+
+    /// Every key and order's line of the sale's item that somebody else than this sale may have: of reservations that
+    /// the ledger engine or an earlier sale made, as far as a key of theirs is kept. Some are free by now. `None`: there
+    /// are more than `rows_max` such reservations.
+    ///
+    /// # Errors
+    /// Postgres could not be asked.
+    pub async fn earlier_keys(&self, sale: &Sale, rows_max: u32) -> Result<Option<Vec<KeyHash>>, LedgerError> {
+        let rows: Vec<(String, Uuid, bool)> = sqlx::query_as(
+            "-- key.earlier: a key is kept for 72 h after the last change of its reservation, and then until it is purged
+             WITH r AS (
+                 SELECT order_id, key_hash, cart_id, status, updated_at FROM inventory_reservation
+                 WHERE sku_id = $1 AND location_id = $2 AND sale_no IS NULL
+                 UNION ALL
+                 SELECT order_id, key_hash, cart_id, status, updated_at FROM inventory_reservation_cold
+                 WHERE sku_id = $1 AND location_id = $2 AND sale_no IS NULL
+                 UNION ALL
+                 SELECT order_id, key_hash, cart_id, status, r.updated_at FROM sale s
+                 JOIN inventory_reservation r USING (sale_no)
+                 WHERE s.sku_id = $1 AND s.location_id = $2 AND s.sale_no <> $3
+                 UNION ALL
+                 SELECT order_id, key_hash, cart_id, status, r.updated_at FROM sale s
+                 JOIN inventory_reservation_cold r USING (sale_no)
+                 WHERE s.sku_id = $1 AND s.location_id = $2 AND s.sale_no <> $3
+             )
+             SELECT order_id, key_hash, cart_id IS NOT NULL FROM r
+             WHERE status = 'RESERVED' OR status <> 'REJECTED' AND updated_at > now() - interval '96 hours'
+             LIMIT $4",
+        )
+        .bind(sale.item.sku.as_str())
+        .bind(sale.item.location.as_str())
+        .bind(sale.no)
+        .bind(i64::from(rows_max) + 1)
+        .fetch_all(&self.pool)
+        .await?;
+        if usize::try_from(rows_max).is_ok_and(|max| rows.len() > max) {
+            return Ok(None);
+        }
+        let mut keys = Vec::with_capacity(rows.len() * 2);
+        let (sku, location) = (sale.item.sku.as_str(), sale.item.location.as_str());
+        for (order, key, in_cart) in rows {
+            let line = KeyHash::order_line(&order, sku, location);
+            keys.push(line);
+            let key = KeyHash::from_uuid(key);
+            if key != line {
+                keys.push(key);
+            }
+            if in_cart {
+                // A line without a location becomes a cart where it is split.
+                keys.push(KeyHash::order_line(&order, sku, ""));
+            }
+        }
+        Ok(Some(keys))
     }
 }

@@ -11,7 +11,7 @@ use crate::support::buyers::Buyers;
 use crate::support::door::{Buy, Door, PATIENCE, until};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
-use crate::support::socket::{RESERVATIONS, line, post, resell, reserve};
+use crate::support::socket::{RESERVATIONS, line, post, resell, reserve, with};
 
 /// Sales of the toggled item: each begins and ends, so twice as many toggles.
 const SALES: usize = 50;
@@ -289,6 +289,93 @@ async fn a_replay_is_served_across_the_engines() {
     assert_eq!(line.problem(), (409, "ORDER_ALREADY_RESERVED"));
     whole.settled().await;
     whole.stop().await;
+}
+
+/// A repeat gets its first answer also where the engine that serves the item by then has nothing left, or would refuse
+/// the buyer for another reason; and an order that holds the item is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_never_refused_for_what_came_after_it() {
+    let (one, other) = two().await;
+    one.receive("a", 20).await;
+    one.receive("b", 5).await;
+    let wait = [("prefer", "wait=10")];
+    let keyed = |order: &str, user: Value| line(order, "a", json!({"userId": user, "idemKey": format!("k-{order}")}));
+    let mut made: Vec<(Value, String)> = Vec::new();
+    let before = [
+        keyed("o1", json!("u1")),
+        keyed("o2", Value::Null),
+        line("o3", "a", json!({})),
+        line("o4", "a", json!({"locationId": null, "userId": "u4"})),
+    ];
+    for body in before {
+        let heard = reserve(&one, &wait, &body).await;
+        assert_eq!(heard.status, 201, "{}", heard.text);
+        made.push((body, heard.id()));
+    }
+    let item = |sku: &str| json!({"skuId": sku, "locationId": "wh1", "quantity": 1});
+    let cart = reserve(&one, &[], &json!({"orderId": "o5", "lines": [item("a"), item("b")]})).await;
+    assert_eq!(cart.status, 201, "{}", cart.text);
+    let gone = reserve(&one, &wait, &keyed("o6", json!("u6"))).await;
+    one.release(&gone.id()).await.expect(200);
+
+    for sale in ["s1", "s2"] {
+        resell(&one, sale, "a", 2, json!({"perUserLimit": 1})).await;
+        // u1 is at the limit, and nothing is left.
+        for user in ["u1", "u9"] {
+            let body = keyed(&format!("{sale}-{user}"), json!(user));
+            let heard = reserve(&one, &wait, &body).await;
+            assert_eq!(heard.status, 201, "{}", heard.text);
+            made.push((body, heard.id()));
+        }
+        for door in [&one, &other, &one, &other] {
+            let nobody = reserve(door, &wait, &keyed("new", json!("new"))).await;
+            assert_eq!(nobody.problem(), (409, "INSUFFICIENT_STOCK".into()));
+            for (body, id) in &made {
+                let again = reserve(door, &wait, body).await;
+                assert_eq!(
+                    (again.status, again.replayed(), &again.id()),
+                    (201, true, id),
+                    "{body}: {}",
+                    again.text
+                );
+            }
+            let again = reserve(door, &wait, &keyed("o6", json!("u6"))).await;
+            assert_eq!(
+                (again.status, again.replayed(), again.id()),
+                (200, true, gone.id()),
+                "{}",
+                again.text
+            );
+            let changed = with(keyed("o1", json!("u1")), json!({"quantity": 2}));
+            let changed = reserve(door, &wait, &changed).await;
+            assert_eq!(changed.problem(), (422, "IDEMPOTENCY_KEY_REUSED".into()));
+            for (order, holds) in [("o1", &made[0].1), ("o3", &made[2].1), ("o5", &cart.id())] {
+                let body = line(order, "a", json!({"userId": "new", "idemKey": "k-new"}));
+                let held = reserve(door, &wait, &body).await;
+                assert_eq!(held.problem(), (409, "ORDER_ALREADY_RESERVED".into()), "{order}");
+                assert_eq!(held.body()["reservationId"], json!(holds), "a cart by its own id");
+            }
+        }
+        one.act(sale, "stop").await.expect(200);
+    }
+    // The other way round: made in a lane, and the shelf is empty.
+    let (on_hand, reserved, _) = stock(&one, "a").await;
+    let rest = line("rest", "a", json!({"quantity": on_hand - reserved}));
+    assert_eq!(reserve(&one, &[], &rest).await.status, 201);
+    let nobody = reserve(&other, &[], &keyed("new", json!("new"))).await;
+    assert_eq!(nobody.problem(), (409, "INSUFFICIENT_STOCK".into()));
+    for (body, id) in &made {
+        let again = reserve(&other, &[], body).await;
+        assert_eq!(
+            (again.status, again.replayed(), &again.id()),
+            (201, true, id),
+            "{body}: {}",
+            again.text
+        );
+    }
+    one.settled().await;
+    other.stop().await;
+    one.stop().await;
 }
 
 /// A draft sets units aside; the rest is sold until it starts.

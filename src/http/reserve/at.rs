@@ -93,6 +93,9 @@ async fn in_lane(
     prefer: Prefer,
     started: Instant,
 ) -> Result<Option<Answered>, Problem> {
+    if fresh {
+        gateway.earlier.prepare(&sale);
+    }
     let slip = asked.slip(&sale.item, wish.quantity);
     let watches = prefer.wait_or(CHANGE_WITHIN) > Duration::ZERO;
     let outcome = gateway

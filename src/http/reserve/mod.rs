@@ -4,6 +4,7 @@ mod answer;
 mod at;
 mod cart;
 mod choose;
+mod earlier;
 mod part;
 mod request;
 mod route;
@@ -18,6 +19,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 pub(super) use self::choose::Choice;
+pub(super) use self::earlier::Earlier;
 pub(super) use self::route::{RouteAsk, Routes};
 
 use self::answer::{Answered, in_verb, reserved};

@@ -64,11 +64,14 @@ pub(super) async fn hold(
             return standing(gateway, asked, sale, id, quantity).await;
         }
         Decision::Ended(_) => return Part::Again,
-        refused => return Part::Failed(settle::refusal(refused)),
+        refused => {
+            let (Ok(problem) | Err(problem)) = settle::refused_in_lane(gateway, asked, sale, refused).await;
+            return Part::Failed(problem);
+        }
     };
     match settle::durable(gateway, id, watch, DURABLE_WITHIN).await {
         Some(Durability::Durable) => Part::Held(id),
-        Some(Durability::Rejected { cause, first }) => rejected(sale, cause, first),
+        Some(Durability::Rejected { cause, first }) => rejected(gateway, sale, cause, first).await,
         None => standing(gateway, asked, sale, id, quantity).await,
     }
 }
@@ -76,7 +79,7 @@ pub(super) async fn hold(
 async fn standing(gateway: &Gateway, asked: &Asked, sale: &Sale, id: ReservationId, quantity: Quantity) -> Part {
     let found = match settle::tell(gateway, id).await {
         Ok(Told::Whole(found)) => found,
-        Ok(Told::Lost(_)) => return rejected(sale, Cause::Lost, None),
+        Ok(Told::Lost(_)) => return rejected(gateway, sale, Cause::Lost, None).await,
         Err(problem) => return Part::Failed(problem),
     };
     match (found.status, found.cause) {
@@ -91,7 +94,7 @@ async fn standing(gateway: &Gateway, asked: &Asked, sale: &Sale, id: Reservation
             Code::LedgerUnavailable,
             "the ledger is behind; nothing of the cart stays held",
         )),
-        (Status::Rejected, Some(cause)) => rejected(sale, cause, found.first),
+        (Status::Rejected, Some(cause)) => rejected(gateway, sale, cause, found.first).await,
         _ => Part::Again,
     }
 }
@@ -101,10 +104,11 @@ pub(super) fn is_of(part: &Reservation, units: i64) -> bool {
     part.lines.iter().map(|line| line.quantity).sum::<i64>() == units
 }
 
-fn rejected(sale: &Sale, cause: Cause, first: Option<ReservationId>) -> Part {
-    match cause {
-        Cause::Replay => Part::Again,
-        cause => Part::Failed(settle::rejection(sale, cause, first)),
+async fn rejected(gateway: &Gateway, sale: &Sale, cause: Cause, first: Option<ReservationId>) -> Part {
+    match (cause, first) {
+        (Cause::Replay, _) => Part::Again,
+        (Cause::OrderAlreadyReserved, Some(first)) => Part::Failed(settle::order_holds(gateway, first).await),
+        (cause, first) => Part::Failed(settle::rejection(sale, cause, first)),
     }
 }
 

@@ -250,7 +250,8 @@ impl Asked {
         KeyHash::part(self.key, item.sku.as_str(), item.location.as_str())
     }
 
-    fn line(&self, item: &Item) -> KeyHash {
+    /// The order's line of an item.
+    pub(super) fn line(&self, item: &Item) -> KeyHash {
         KeyHash::order_line(self.order.as_str(), item.sku.as_str(), item.location.as_str())
     }
 }

@@ -90,8 +90,39 @@ pub(super) async fn settle(
                 replayed: true,
             }),
         },
-        refused => Err(refusal(refused)),
+        refused => refuse(gateway, asked, sale, refused).await,
     }
+}
+
+/// Words a lane's refusal, unless something from before the sale comes first: the request's own answer, or what the order
+/// holds.
+async fn refuse(gateway: &Gateway, asked: &Asked, sale: &Sale, refused: Decision) -> Result<Answered, Problem> {
+    let keys = [asked.key, asked.line(&sale.item)];
+    if refused != Decision::KeyReused
+        && gateway.earlier.may_have(sale, keys).await?
+        && let Some(answered) = replay(gateway, asked).await?
+    {
+        return Ok(answered);
+    }
+    Err(refused_in_lane(gateway, asked, sale, refused).await?)
+}
+
+/// The problem that a lane's refusal is, or `ORDER_ALREADY_RESERVED` where the order has the item from before the sale.
+pub(super) async fn refused_in_lane(
+    gateway: &Gateway,
+    asked: &Asked,
+    sale: &Sale,
+    refused: Decision,
+) -> Result<Problem, Problem> {
+    use Decision::{Insufficient, RateLimited, UserLimit};
+    let line = asked.line(&sale.item);
+    if matches!(refused, RateLimited { .. } | UserLimit { .. } | Insufficient { .. })
+        && gateway.earlier.may_have(sale, [line, line]).await?
+        && let Some(first) = holder(gateway, line).await?
+    {
+        return Ok(order_holds(gateway, first).await);
+    }
+    Ok(refusal(refused))
 }
 
 /// What the ledger engine decided; what is short or on sale is for who asked.
@@ -109,7 +140,7 @@ pub(super) async fn taken(gateway: &Gateway, answer: TakeAnswer, started: Instan
             replayed: true,
         }),
         TakeAnswer::KeyReused => Err(key_reused()),
-        TakeAnswer::OrderAlreadyReserved(id) => Err(order_already_reserved(Some(id))),
+        TakeAnswer::OrderAlreadyReserved(id) => Err(order_holds(gateway, id).await),
         TakeAnswer::TtlTooLong { hold_max_ms } => Err(ttl_too_long(hold_max_ms)),
         TakeAnswer::Insufficient(short) => Err(insufficient(
             short.first().map_or(0, |Short { available, .. }| *available),
@@ -184,6 +215,7 @@ async fn rejected(
             replayed: true,
         }),
         (Cause::Replay, None) => replay_or(gateway, asked, Problem::internal("a replay names no reservation")).await,
+        (Cause::OrderAlreadyReserved, Some(first)) => Err(order_holds(gateway, first).await),
         (cause, first) => Err(rejection(sale, cause, first)),
     }
 }
@@ -262,7 +294,13 @@ pub(super) fn key_reused() -> Problem {
     Problem::new(Code::IdempotencyKeyReused, "the key was used for another request")
 }
 
-pub(super) fn order_already_reserved(first: Option<ReservationId>) -> Problem {
+/// The same, naming what the ledger holds for the order: of a cart's line, the cart, for that is what clients know.
+pub(super) async fn order_holds(gateway: &Gateway, id: ReservationId) -> Problem {
+    let found = gateway.calls.read.ask(id).await.ok().flatten();
+    order_already_reserved(Some(found.map_or(id, |found| found.id)))
+}
+
+fn order_already_reserved(first: Option<ReservationId>) -> Problem {
     let first = first.map(|id| id.to_string());
     Problem::new(Code::OrderAlreadyReserved, "the order holds the item under another key").with("reservationId", first)
 }

@@ -111,7 +111,7 @@ async fn attempt(
             TakeAnswer::OrderAlreadyReserved(id) => match adopt(gateway, asked, &needs, id, progress).await? {
                 Adopted::Held => continue,
                 Adopted::GivenBack => Ok(None),
-                Adopted::NotOurs => Err(settle::order_already_reserved(Some(id))),
+                Adopted::NotOurs => Err(settle::order_holds(gateway, id).await),
             },
             answer => settle::taken(gateway, answer, started).await.map(Some),
         };
