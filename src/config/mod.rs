@@ -190,6 +190,10 @@ pub struct Process {
     #[command(flatten)]
     pub recon: ledger::recon::Settings,
 
+    /// How much more time a reservation may get.
+    #[command(flatten)]
+    pub extend: ledger::extend::Settings,
+
     #[command(flatten)]
     redis: servers::Redis,
 
@@ -210,6 +214,7 @@ impl Process {
         ledger::Settings {
             approval: self.approval.clone(),
             recon: self.recon,
+            extend: self.extend,
             ..self.postgres.settings(url)
         }
     }

@@ -102,6 +102,12 @@ fn what_is_wrong_is_named() {
         ("roles = ['cook']", &["serve"], "--roles"),
         ("queue_size = 5", &["dev"], "queue_size is not a setting"),
         ("config = 'x'", &["dev"], "config is not a setting"),
+        ("payment_grace_seconds = -1", &["dev"], "--payment-grace-seconds"),
+        (
+            "",
+            &["dev", "--payment-grace-seconds", "86401"],
+            "--payment-grace-seconds",
+        ),
         ("choice_distance = -1.5", &["dev"], "--choice-distance"),
         ("choice_priority = 'much'", &["dev"], "--choice-priority"),
         ("[http]\nlisten = ':1'", &["dev"], "http must be"),

@@ -16,10 +16,29 @@ use crate::domain::trace::TraceId;
 /// Longest hold, counted from creation, of a reservation without a sale, in ms.
 pub const HOLD_MAX_MS: i64 = 3_600_000;
 
-/// What a payment that has begun may take beyond the longest hold, in ms.
-pub const PAYMENT_GRACE_MS: i64 = 300_000;
-/// The reason that says so.
+/// The reason that says that a payment has begun.
 pub const PAYMENT_STARTED: &str = "payment_started";
+
+/// How much more time than others a reservation gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
+#[group(skip)]
+pub struct Settings {
+    /// How long a payment that has begun may take beyond the longest hold; 0: no longer
+    #[arg(long, env = "FLASHGATE_PAYMENT_GRACE_SECONDS", value_name = "SECONDS",
+          default_value_t = PAYMENT_GRACE_SECONDS, value_parser = clap::value_parser!(u32).range(0..=86_400))]
+    pub payment_grace_seconds: u32,
+}
+
+/// Longer than card payments with a second factor take, and not long enough to keep units from others.
+const PAYMENT_GRACE_SECONDS: u32 = 300;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            payment_grace_seconds: PAYMENT_GRACE_SECONDS,
+        }
+    }
+}
 
 /// A request for more time.
 #[derive(Clone, Debug)]
@@ -90,16 +109,17 @@ impl Ledger {
                 (of.ttl_ms, of.pays) = (of.ttl_ms.max(grown.ttl_ms), of.pays | grown.pays);
             }
         }
+        let grace_ms = i64::from(self.extend.payment_grace_seconds) * 1000;
         let locked = || longest.keys().map(|id| rows.get(id));
         let moved: Vec<(Uuid, DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(
             "-- extend.update: never earlier than with the stalls so far, never past the longest hold
              UPDATE inventory_reservation r SET updated_at = now.at, stall_no = e.stalls,
-                 pinned_at = coalesce(r.pinned_at, CASE WHEN e.grace_ms > 0 THEN now.at END),
+                 pinned_at = coalesce(r.pinned_at, CASE WHEN e.pays THEN now.at END),
                  expires_at = greatest(e.due, least(now.at + e.ttl_ms * interval '1 ms',
                      r.created_at + (e.hold_max_ms + e.grace_ms) * interval '1 ms'))
              FROM UNNEST($1::uuid[], $2::timestamptz[], $3::int8[], $4::int8[], $5::timestamptz[], $6::int8[],
-                         $7::int8[])
-                  AS e(reservation_id, created_at, ttl_ms, hold_max_ms, due, stalls, grace_ms),
+                         $7::int8[], $8::bool[])
+                  AS e(reservation_id, created_at, ttl_ms, hold_max_ms, due, stalls, grace_ms, pays),
                   (SELECT clock_timestamp() AS at OFFSET 0) AS now
              WHERE r.reservation_id = e.reservation_id AND r.created_at = e.created_at
              RETURNING r.reservation_id, r.expires_at, r.updated_at",
@@ -110,7 +130,13 @@ impl Ledger {
         .bind(longest.values().map(|of| of.hold_max_ms).collect::<Vec<_>>())
         .bind(locked().map(|row| row.due).collect::<Vec<_>>())
         .bind(locked().map(|row| row.stalls).collect::<Vec<_>>())
-        .bind(longest.values().map(Grown::grace_ms).collect::<Vec<_>>())
+        .bind(
+            longest
+                .values()
+                .map(|of| if of.pays { grace_ms } else { 0 })
+                .collect::<Vec<_>>(),
+        )
+        .bind(longest.values().map(|of| of.pays).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -143,12 +169,6 @@ struct Grown {
     hold_max_ms: i64,
     /// Its payment has begun.
     pays: bool,
-}
-
-impl Grown {
-    fn grace_ms(&self) -> i64 {
-        if self.pays { PAYMENT_GRACE_MS } else { 0 }
-    }
 }
 
 fn log(ask: &ExtendAsk, reservation: &Reservation) {

@@ -21,7 +21,7 @@ mod endings;
 mod error;
 pub mod events;
 mod expiry;
-mod extend;
+pub mod extend;
 pub mod grants;
 mod key_lookup;
 pub mod lane;
@@ -62,7 +62,7 @@ pub use deployment::Deployment;
 pub use endings::{EndAnswer, EndAsk, GrantTicket};
 pub use error::LedgerError;
 pub use expiry::ExpireRun;
-pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_GRACE_MS, PAYMENT_STARTED};
+pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;
 pub use partition::Upkeep;
 pub use rescue::LaneRescue;
@@ -91,6 +91,8 @@ pub struct Settings {
     pub approval: approval::Settings,
     /// What reconciliation may do by itself.
     pub recon: recon::Settings,
+    /// How much more time a reservation may get.
+    pub extend: extend::Settings,
 }
 
 impl Settings {
@@ -106,6 +108,7 @@ impl Settings {
             statement_timeout: Duration::from_secs(30),
             approval: approval::Settings::default(),
             recon: recon::Settings::default(),
+            extend: extend::Settings::default(),
         }
     }
 }
@@ -117,6 +120,7 @@ pub struct Ledger {
     reads: ReadPools,
     approval: approval::Settings,
     recon: recon::Settings,
+    extend: extend::Settings,
     /// How far no event can show up any more.
     settled: Arc<Mutex<events::Settled>>,
 }
@@ -137,6 +141,7 @@ impl Ledger {
             ),
             approval: settings.approval.clone(),
             recon: settings.recon,
+            extend: settings.extend,
             settled: Arc::default(),
         })
     }
@@ -148,6 +153,7 @@ impl Ledger {
             reads: self.reads.clone(),
             approval: self.approval.clone(),
             recon: self.recon,
+            extend: self.extend,
             settled: Arc::clone(&self.settled),
         }
     }

@@ -107,6 +107,12 @@ async fn a_cart_stands_and_ends_as_one() {
     for (sku, _) in lines {
         assert_eq!(reserved(&whole, sku).await, 0, "{sku}");
     }
+    let again = reserve(&whole, &hasty, &cart("o1", &lines, json!({"userId": "u1"}))).await;
+    assert_eq!(
+        (again.status, again.replayed()),
+        (200, true),
+        "the replay of what has ended"
+    );
     whole.settled().await;
     assert_eq!(whole.sale("hot").await["remaining"], 7);
     whole.stop().await;
@@ -118,6 +124,10 @@ async fn lines_on_one_item_count_together() {
     let made = buy(&whole, "o1", &[("plain", 4), ("hot", 2), ("plain", 5), ("hot", 1)]).await;
     assert_eq!(made.status, 201, "{}", made.text);
     assert_eq!(skus(&made), [("hot".to_owned(), 3), ("plain".to_owned(), 9)]);
+    // One item alone is a single line, also as to what it waits for.
+    let hasty = [("prefer", "respond-async")];
+    let alone = reserve(&whole, &hasty, &cart("o3", &[("warm", 1), ("warm", 1)], json!({}))).await;
+    assert_eq!((alone.status, &alone.body()["ack"]), (202, &json!("accepted")));
     let twice = buy(&whole, "o2", &[("other", 6), ("other", 5)]).await;
     assert_eq!(
         (twice.problem(), &twice.body()["available"]),
@@ -299,6 +309,91 @@ async fn a_cart_whose_gateway_dies_is_finished_by_a_repeat_through_another() {
     whole.stop().await;
 }
 
+/// Items on live sales in two lanes: the item, and its lane.
+async fn in_two_lanes(door: &Door) -> [(String, i16); 2] {
+    let mut found: Vec<(String, i16)> = Vec::new();
+    for n in 0.. {
+        let sku = format!("lane-{n}");
+        put_on_sale(door, &sku, 10, json!({})).await;
+        let lane: i16 = sqlx::query_scalar("SELECT lanes[1] FROM sale WHERE sale_id = $1")
+            .bind(&sku)
+            .fetch_one(&door.pool)
+            .await
+            .expect("a sale");
+        if found.iter().all(|(_, taken)| *taken != lane) {
+            found.push((sku, lane));
+        }
+        if found.len() == 2 {
+            break;
+        }
+    }
+    found.try_into().expect("two")
+}
+
+/// Sends a cart to a gateway that dies when the first of these lanes' lines is durable and the other's is not.
+async fn dies_between_lanes(whole: &Whole, child: Child, body: &Value, lanes: &[(String, i16); 2]) {
+    let mut hold = whole.pool.begin().await.expect("Postgres answers");
+    sqlx::query("SELECT 1 FROM lane WHERE lane = $1 FOR NO KEY UPDATE")
+        .bind(lanes[1].1)
+        .execute(&mut *hold)
+        .await
+        .expect("the lock is free");
+    let asked = {
+        let (door, body): (Door, Value) = ((*child).clone(), body.clone());
+        tokio::spawn(async move { door.try_shop(RESERVATIONS, &body).await })
+    };
+    until("the first line", async || {
+        (lines_of(whole, &lanes[0].0).await == 1).then_some(())
+    })
+    .await;
+    child.signal(Signal::SIGKILL);
+    let told = asked.await.expect("it does not panic");
+    assert!(told.is_none_or(|told| told.status == 503), "there is no cart");
+    assert_eq!(lines_of(whole, &lanes[1].0).await, 0, "the other lane's is not durable");
+    hold.rollback().await.expect("the lock goes");
+}
+
+/// Reservations of an item, whatever became of them.
+async fn lines_of(door: &Door, sku: &str) -> i64 {
+    sqlx::query_scalar("SELECT count(*) FROM inventory_reservation WHERE sku_id = $1")
+        .bind(sku)
+        .fetch_one(&door.pool)
+        .await
+        .expect("Postgres answers")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cart_whose_gateway_dies_between_its_lanes_holds_nothing_and_can_be_repeated() {
+    let (whole, child) = with_a_child().await;
+    let lanes = in_two_lanes(&whole).await;
+    let lines = [("plain", 2), (&*lanes[0].0, 3), (&*lanes[1].0, 4)];
+    let body = cart("o1", &lines, json!({"idemKey": "k"}));
+    dies_between_lanes(&whole, child, &body, &lanes).await;
+    until("the other line", async || {
+        (lines_of(&whole, &lanes[1].0).await == 1).then_some(())
+    })
+    .await;
+    until("the lines' end", async || (alone(&whole).await == 0).then_some(())).await;
+    for (sku, _) in &lines[1..] {
+        until("the units", async || {
+            (whole.sale(sku).await["remaining"] == 10).then_some(())
+        })
+        .await;
+        assert_eq!(reserved(&whole, sku).await, 0, "{sku}");
+    }
+    let made = until("the cart", async || {
+        let heard = reserve(&whole, &[], &body).await;
+        (heard.status != 503).then_some(heard)
+    })
+    .await;
+    assert_eq!((made.status, made.replayed()), (201, false), "{}", made.text);
+    for (sku, units) in lines {
+        assert_eq!(reserved(&whole, sku).await, units, "{sku}");
+    }
+    whole.settled().await;
+    whole.stop().await;
+}
+
 /// A gateway within this process, and one of its own, over the same stock.
 async fn with_a_child() -> (Whole, Child) {
     let database_url = shared().await.database().await;
@@ -438,6 +533,32 @@ async fn a_cart_is_checked_line_by_line() {
     }
     let unknown = send(whole.public, Method::GET, &format!("{RESERVATIONS}/nonsense"), &[], "").await;
     assert_eq!(unknown.status, 404);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+/// A payment that has begun may pass the longest hold, by as much as the settings say.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payment_s_grace_is_a_setting() {
+    let database_url = shared().await.database().await;
+    migrate(&database_url).await;
+    let whole = Whole::changed(&shared().await.redis(), &database_url, |settings| {
+        settings.ledger.extend.payment_grace_seconds = 60;
+    })
+    .await;
+    whole.until_open().await;
+    whole.receive("plain", 10).await;
+    let made = reserve(&whole, &[], &line("o1", "plain", json!({}))).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    for (reason, longest) in [(None, 3_600), (Some("payment_started"), 3_660), (None, 3_660)] {
+        let path = format!("{RESERVATIONS}/{}/extend", made.id());
+        let body = json!({"ttlSeconds": 5_000, "reason": reason});
+        let extended = whole.shop(&path, body).await.expect(200);
+        let at = |field: &str| -> chrono::DateTime<chrono::Utc> {
+            serde_json::from_value(extended[field].clone()).expect("an instant")
+        };
+        assert_eq!((at("expiresAt") - at("createdAt")).num_seconds(), longest, "{reason:?}");
+    }
     whole.settled().await;
     whole.stop().await;
 }

@@ -48,8 +48,8 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
 /// Takes units.
 #[utoipa::path(post, path = "/api/inventory/reservations", tag = "Checkout", request_body = Reserve, responses(
     (status = 201, description = "Durable: its rows are committed", body = ReservationBody),
-    (status = 202, description = "Accepted: the units are taken and the record is queued; never for a cart, nor \
-        without a live sale", body = ReservationBody),
+    (status = 202, description = "Accepted: the units are taken and the record is queued; never for a cart, which \
+        is durable when it is made, whatever `Prefer` says, nor without a live sale", body = ReservationBody),
     (status = 200, description = "A replay of a reservation that has ended", body = ReservationBody),
     (status = 400, description = "`INVALID_REQUEST`, `USER_REQUIRED`"),
     (status = 404, description = "`UNKNOWN_SKU`, `UNKNOWN_LOCATION`"),
