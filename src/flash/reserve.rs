@@ -104,6 +104,19 @@ impl Flash {
             .map_err(|_| FlashError::Unavailable("the batcher stopped".into()))?
     }
 
+    /// Brings so many units of a sale to one of its lanes, where other buckets have them. `false`: there are not so many.
+    ///
+    /// # Errors
+    /// It could not be found out in time.
+    pub async fn gather(&self, sale: &Arc<Sale>, lane: LaneNo, units: u32) -> Result<bool, FlashError> {
+        let deadline = Instant::now() + self.settings.dry_wait;
+        match self.at_the_desk(sale, lane, units, deadline).await {
+            Verdict::Retry => Ok(true),
+            Verdict::SoldOut { .. } => Ok(false),
+            Verdict::Undecided => Err(FlashError::Undecided),
+        }
+    }
+
     async fn at_the_desk(&self, sale: &Arc<Sale>, lane: LaneNo, units: u32, deadline: Instant) -> Verdict {
         metrics::counter!(metric::MOVER_WAITS).increment(1);
         let (reply, verdict) = oneshot::channel();

@@ -65,7 +65,7 @@ pub use expiry::ExpireRun;
 pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;
 pub use partition::Upkeep;
-pub use rescue::LaneRescue;
+pub use rescue::{LaneRescue, Scattered};
 pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};

@@ -15,14 +15,34 @@ use super::endings::{Ended, GrantTicket, record};
 use super::grants::{NewGrant, add_grants};
 use super::reservation::{Locked, ReservationRow, lock};
 use super::retry::retried;
+use super::sale_row::{SaleRow, sale_columns};
 use super::{Ledger, LedgerError};
 use crate::domain::grant::Grant;
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation::Status;
 use crate::domain::reservation_id::ReservationId;
-use crate::domain::sale::SaleState;
+use crate::domain::sale::{Sale, SaleState};
 use crate::domain::trace::TraceId;
+
+/// Units of an expired reservation that lie in several buckets of their sale.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scattered {
+    /// Of which sale.
+    pub sale: Sale,
+    /// The lane that will be asked for them.
+    pub lane: LaneNo,
+    /// How many it needs.
+    pub units: u32,
+}
+
+#[derive(sqlx::FromRow)]
+struct ScatteredRow {
+    #[sqlx(flatten)]
+    sale: SaleRow,
+    lane: i16,
+    quantity: i64,
+}
 
 /// What came of asking lanes for the units of an expired reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +56,33 @@ pub enum LaneRescue {
 }
 
 impl Ledger {
+    /// What an expired reservation needs of sales with several buckets: a lane gives what it has, so who asks for that
+    /// brings it there before.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn scattered(&self, id: ReservationId) -> Result<Vec<Scattered>, LedgerError> {
+        let rows: Vec<ScatteredRow> = sqlx::query_as(concat!(
+            "-- rescue.scattered\nSELECT ",
+            sale_columns!(),
+            ", r.lane, r.quantity
+             FROM inventory_reservation r JOIN sale s USING (sale_no)
+             WHERE (r.reservation_id = $1 OR r.cart_id = $1) AND r.status = 'EXPIRED' AND s.state IN ('live', 'paused')
+                 AND cardinality(s.lanes) > 1"
+        ))
+        .bind(id.0)
+        .fetch_all(&self.pool)
+        .await?;
+        let read = |row: ScatteredRow| {
+            Ok(Scattered {
+                sale: row.sale.read()?,
+                lane: LaneNo::from_i16(row.lane),
+                units: units(row.quantity)?,
+            })
+        };
+        rows.into_iter().map(read).collect()
+    }
+
     /// Asks the lanes of an expired reservation for its units.
     ///
     /// # Errors
@@ -146,15 +193,17 @@ fn ticket(grant_id: i64, lane: i16) -> GrantTicket {
     }
 }
 
+fn units(quantity: i64) -> Result<u32, LedgerError> {
+    u32::try_from(quantity).map_err(|_| LedgerError::Broken(format!("a reservation of {quantity} units")))
+}
+
 fn retake(row: &ReservationRow, lane: i16, sale_no: i32) -> Result<NewGrant, LedgerError> {
-    let quantity = u32::try_from(row.quantity)
-        .map_err(|_| LedgerError::Broken(format!("a reservation of {} units", row.quantity)))?;
     Ok(NewGrant {
         lane: LaneNo::from_i16(lane),
         sale_no,
         grant: Grant::Retake {
             place: ReservationId(row.reservation_id).place(),
-            quantity,
+            quantity: units(row.quantity)?,
             explicit_key: row.explicit_key,
             key: KeyHash::from_uuid(row.key_hash),
             fingerprint: Fingerprint::from_i64(row.fingerprint),

@@ -350,3 +350,42 @@ async fn a_rescue_is_told_by_whichever_commit_is_answered() {
     whole.settled().await;
     whole.stop().await;
 }
+
+/// The lane that held the reservation is dry by now, and the sale's other bucket is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_payment_gets_units_from_every_bucket() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 4, json!({"buckets": 2})).await;
+    let id = expired(&whole, "o1", "a", json!({"quantity": 2})).await;
+    until("the units", async || {
+        (whole.sale("a").await["remaining"] == 4).then_some(())
+    })
+    .await;
+    let lane_of = async |order: &str| -> i16 {
+        sqlx::query_scalar("SELECT lane FROM inventory_reservation WHERE order_id = $1")
+            .bind(order)
+            .fetch_one(&whole.pool)
+            .await
+            .expect("a reservation")
+    };
+    let home = lane_of("o1").await;
+    for n in 0.. {
+        let buckets = whole.sale("a").await["buckets"].clone();
+        let buckets = buckets.as_array().expect("buckets");
+        if buckets.iter().any(|of| of["lane"] == home && of["remaining"] == 0) {
+            break;
+        }
+        let order = format!("other-{n}");
+        let heard = reserve(&whole, &[("prefer", "wait=10")], &line(&order, "a", json!({}))).await;
+        assert_eq!(heard.status, 201, "{}", heard.text);
+        if lane_of(&order).await != home {
+            whole.release(&heard.id()).await.expect(200);
+        }
+    }
+    assert_eq!(whole.sale("a").await["remaining"], 2, "all in the other bucket");
+    let told = futures::future::join_all((0..8).map(|_| commit_says(&whole, &id))).await;
+    assert!(told.iter().all(|told| *told == rescued()), "{told:?}");
+    assert_eq!(whole.sale("a").await["remaining"], 0);
+    whole.settled().await;
+    whole.stop().await;
+}

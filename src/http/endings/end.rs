@@ -1,5 +1,6 @@
 //! Ending a reservation: from the ask to the answer, and what stands in its way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::response::{IntoResponse, Response};
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::reservation::{Cause, Ending, Reservation, Status};
-use crate::domain::reservation_id::ReservationId;
+use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::domain::text::Text;
 use crate::http::Gateway;
 use crate::http::admin_sales::{IN_FORCE_MAX, late, taken_back};
@@ -19,7 +20,7 @@ use crate::http::idempotency::mark_replayed;
 use crate::http::problem::Problem;
 use crate::http::standing::{Standing, find, not_durable_yet, parse_id, unknown};
 use crate::http::trace::{Operator, Traced};
-use crate::ledger::{EndAnswer, EndAsk, GrantTicket, LaneRescue};
+use crate::ledger::{EndAnswer, EndAsk, GrantTicket, LaneRescue, Scattered};
 use crate::metric;
 
 /// A payment id or a reason.
@@ -130,8 +131,8 @@ async fn try_end(
                     in_lane = true;
                     continue;
                 }
-                if in_lane {
-                    // A cart of which lanes have taken only some parts.
+                if reservation.status == Status::Expired && id.kind() == Some(Kind::Cart) {
+                    // Lanes may have taken some of its parts.
                     let tickets = gateway.ledger.give_up_rescue(id).await?;
                     restocked(gateway, &tickets).await;
                 }
@@ -157,6 +158,17 @@ async fn try_end(
 
 /// Asks the lanes of an expired reservation for its units, where sales sell them; true: look again.
 async fn taken_anew(gateway: &Gateway, id: ReservationId) -> Result<bool, Problem> {
+    let gathered = gateway.ledger.scattered(id).await?.into_iter().map(async |needs| {
+        let Scattered { sale, lane, units } = needs;
+        gateway.flash.gather(&Arc::new(sale), lane, units).await
+    });
+    for enough in join_all(gathered).await {
+        // Where there are too few the lane says so; another payment of the same reservation may have them by now.
+        enough.map_err(|error| {
+            let what = "the reservation had expired; whether there are units for it could not be found out in time";
+            Problem::new(Code::StockUnavailable, what).because(error)
+        })?;
+    }
     let tickets = match gateway.ledger.rescue_in_lane(id).await? {
         LaneRescue::Asked(tickets) => tickets,
         LaneRescue::Changed => return Ok(true),
