@@ -65,6 +65,15 @@ pub struct GrantLeft {
     pub grant_no: Option<i64>,
 }
 
+/// What is on its way between the counters of a sale.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Motion {
+    /// The sale is over, or unknown: what its counters lack may be in the balance.
+    pub ended: bool,
+    /// In the order in which they were asked for.
+    pub grants: Vec<InMotion>,
+}
+
 /// Units of a sale that are in no counter, or about to leave one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InMotion {
@@ -175,25 +184,35 @@ impl Ledger {
         Ok(rows.into_iter().map(read).collect())
     }
 
-    /// The units of a sale that are between counters: nobody may be refused for want of them.
+    /// The units of a sale that are between counters: nobody may be refused for want of them; and whether it has ended,
+    /// at the same instant.
     ///
     /// # Errors
     /// Postgres can't be asked.
-    pub async fn units_in_motion(&self, sale_no: i32) -> Result<Vec<InMotion>, LedgerError> {
-        let rows: Vec<(i16, Option<i64>, String)> = sqlx::query_as(
+    pub async fn units_in_motion(&self, sale_no: i32) -> Result<Motion, LedgerError> {
+        let rows: Vec<(bool, Option<i16>, Option<i64>, Option<String>)> = sqlx::query_as(
             "-- grants.in_motion
-             SELECT lane, grant_no, kind::text FROM lane_grant
-             WHERE sale_no = $1 AND kind IN ('units', 'end', 'take', 'retake') ORDER BY grant_id",
+             SELECT s.state = 'ended', g.lane, g.grant_no, g.kind::text
+             FROM sale s LEFT JOIN lane_grant g
+                 ON g.sale_no = s.sale_no AND g.kind IN ('units', 'end', 'take', 'retake')
+             WHERE s.sale_no = $1 ORDER BY g.grant_id",
         )
         .bind(sale_no)
         .fetch_all(&self.pool)
         .await?;
-        let read = |(lane, grant_no, kind)| InMotion {
-            lane: LaneNo::from_i16(lane),
-            grant_no,
-            kind,
+        let read = |(_, lane, grant_no, kind)| {
+            let (lane, kind): (Option<i16>, Option<String>) = (lane, kind);
+            let (lane, kind) = lane.zip(kind)?;
+            Some(InMotion {
+                lane: LaneNo::from_i16(lane),
+                grant_no,
+                kind,
+            })
         };
-        Ok(rows.into_iter().map(read).collect())
+        Ok(Motion {
+            ended: rows.first().is_none_or(|(ended, ..)| *ended),
+            grants: rows.into_iter().filter_map(read).collect(),
+        })
     }
 
     /// The lanes with grants that wait for a number.

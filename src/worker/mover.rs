@@ -2,7 +2,8 @@
 //!
 //! One task a sale and process serves all requests that wait. Units go from lane to lane over the same two roads as
 //! everything else, a `Take` in one lane and a `Units` in the other, so they are never in two places; while they are on
-//! the way they are in the ledger's grants, and nobody is refused for want of them.
+//! the way they are in the ledger's grants, and nobody is refused for want of them. Nor is anybody by a sale that has
+//! been stopped while they waited.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::domain::lane::LaneNo;
 use crate::domain::sale::Sale;
 use crate::flash::{DryAsk, FlashError, LaneFigures, Mark, Verdict};
 use crate::ledger::LedgerError;
-use crate::ledger::grants::InMotion;
+use crate::ledger::grants::{InMotion, Motion};
 use crate::metric;
 
 /// Between looks while units are on their way.
@@ -102,7 +103,7 @@ pub struct Mover<'a> {
 struct Look {
     figures: Vec<LaneFigures>,
     marks: Vec<Mark>,
-    motion: Vec<InMotion>,
+    motion: Motion,
     /// No grant moved between the two reads, and no unit is between counters.
     steady: bool,
 }
@@ -129,6 +130,13 @@ impl<'a> Mover<'a> {
             if *home >= ask.units.into() {
                 *home -= i64::from(ask.units);
                 answer(ask, Verdict::Retry);
+            } else if look.motion.ended {
+                // Its units go to the balance, so an empty bucket tells nothing. Once its lanes know of the end, they say
+                // so, and the ledger engine sells what came home.
+                match look.steady {
+                    true => answer(ask, Verdict::Retry),
+                    false => still.push(ask),
+                }
             } else if total < ask.units.into() && look.steady {
                 answer(
                     ask,
@@ -146,6 +154,7 @@ impl<'a> Mover<'a> {
         // One move at a time: what is on its way may be enough.
         let moving = look
             .motion
+            .grants
             .iter()
             .any(|grant| grant.kind == "take" || grant.kind == "units");
         if !moving {
@@ -173,7 +182,7 @@ impl<'a> Mover<'a> {
                     .grant_no
                     .is_some_and(|no| mark.is_some_and(|mark| no <= mark.grant_no))
         };
-        let steady = same && motion.iter().all(arrived);
+        let steady = same && motion.grants.iter().all(arrived);
         Ok(Look {
             figures,
             marks: before,

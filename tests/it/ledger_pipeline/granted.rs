@@ -27,14 +27,14 @@ async fn units_move_from_lane_to_lane() {
     let left = desk.ledger.grants_left(&[ticket]).await.expect("reads");
     assert_eq!((left.len(), left[0].lane, left[0].grant_no), (1, sale.lanes[0], None));
     assert_eq!(
-        desk.ledger.units_in_motion(sale.no).await.expect("reads")[0].kind,
+        desk.ledger.units_in_motion(sale.no).await.expect("reads").grants[0].kind,
         "take"
     );
     let done = desk.deliver(&mut one).await.expect("a take");
     assert_eq!(done.grants_for, [sale.lanes[1]]);
     assert_eq!(desk.ledger.grants_left(&[ticket]).await.expect("reads"), []);
     assert_eq!(
-        desk.ledger.units_in_motion(sale.no).await.expect("reads")[0].kind,
+        desk.ledger.units_in_motion(sale.no).await.expect("reads").grants[0].kind,
         "units"
     );
     desk.assert_books_balance().await;
@@ -43,8 +43,12 @@ async fn units_move_from_lane_to_lane() {
         (desk.counter(&sale, &one).await, desk.counter(&sale, &two).await),
         (0, 10)
     );
-    assert_eq!(desk.ledger.units_in_motion(sale.no).await.expect("reads"), []);
+    let motion = desk.ledger.units_in_motion(sale.no).await.expect("reads");
+    assert_eq!((motion.ended, motion.grants.len()), (false, 0));
     desk.assert_books_balance().await;
+    desk.act("s", SaleAction::Stop).await;
+    let motion = desk.ledger.units_in_motion(sale.no).await.expect("reads");
+    assert!(motion.ended, "an empty bucket tells nothing any more: {motion:?}");
 }
 
 #[tokio::test]
