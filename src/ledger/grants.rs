@@ -190,7 +190,8 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn units_in_motion(&self, sale_no: i32) -> Result<Motion, LedgerError> {
-        let rows: Vec<(bool, Option<i16>, Option<i64>, Option<String>)> = sqlx::query_as(
+        type Row = (bool, Option<i16>, Option<i64>, Option<String>);
+        let rows: Vec<Row> = sqlx::query_as(
             "-- grants.in_motion
              SELECT s.state = 'ended', g.lane, g.grant_no, g.kind::text
              FROM sale s LEFT JOIN lane_grant g
@@ -200,8 +201,8 @@ impl Ledger {
         .bind(sale_no)
         .fetch_all(&self.pool)
         .await?;
-        let read = |(_, lane, grant_no, kind)| {
-            let (lane, kind): (Option<i16>, Option<String>) = (lane, kind);
+        let ended = rows.first().is_none_or(|(ended, ..)| *ended);
+        let read = |(_, lane, grant_no, kind): Row| {
             let (lane, kind) = lane.zip(kind)?;
             Some(InMotion {
                 lane: LaneNo::from_i16(lane),
@@ -210,7 +211,7 @@ impl Ledger {
             })
         };
         Ok(Motion {
-            ended: rows.first().is_none_or(|(ended, ..)| *ended),
+            ended,
             grants: rows.into_iter().filter_map(read).collect(),
         })
     }

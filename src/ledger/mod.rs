@@ -22,6 +22,7 @@ mod error;
 pub mod events;
 mod expiry;
 pub mod extend;
+mod foresee;
 pub mod grants;
 mod key_lookup;
 pub mod lane;

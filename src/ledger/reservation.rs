@@ -17,7 +17,6 @@ use crate::domain::id::{Item, OrderId, UserId};
 use crate::domain::reservation::{Ack, Cause, Line, Reservation, Status};
 use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::domain::sale::SaleState;
-use crate::domain::time::Millis;
 
 /// What every statement here reads of `r`, a tier of reservations, and `s`, its sale if it has one.
 macro_rules! columns {
@@ -229,34 +228,6 @@ async fn read_carts(tx: &mut PgConnection, carts: &[Uuid]) -> Result<Vec<Reserva
     .await?;
     rows.extend(cold);
     Ok(rows)
-}
-
-impl Ledger {
-    /// What a queue entry leaves out: the item of its sale, and the deadline with the stalls since it was written;
-    /// `None` where there is no such sale.
-    ///
-    /// # Errors
-    /// Postgres could not be asked.
-    pub async fn foresee(
-        &self,
-        sale_no: i32,
-        created_at: Millis,
-        expires_at: Millis,
-    ) -> Result<Option<(Item, Millis)>, LedgerError> {
-        let row: Option<(String, String, DateTime<Utc>)> = sqlx::query_as(
-            "-- reservation.foresee
-             SELECT sku_id, location_id, deadline($2, $3, sale_no, 0) FROM sale WHERE sale_no = $1",
-        )
-        .bind(sale_no)
-        .bind(expires_at.to_utc())
-        .bind(created_at.to_utc())
-        .fetch_optional(&self.pool)
-        .await?;
-        let Some((sku, location, due)) = row else {
-            return Ok(None);
-        };
-        Ok(Some((read_item(&sku, &location)?, due.into())))
-    }
 }
 
 /// Reservations under lock.
