@@ -1,6 +1,6 @@
 //! Posting: the one way a balance changes, with the event that says so in the same transaction.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -132,10 +132,12 @@ pub struct Posted {
     pub after: Balance,
 }
 
+/// The balance of an item before all movements, or the number of an event.
 #[derive(sqlx::FromRow)]
-struct BalanceRow {
-    sku_id: String,
-    location_id: String,
+struct PostedRow {
+    event_id: Option<i64>,
+    sku_id: Option<String>,
+    location_id: Option<String>,
     on_hand: i64,
     reserved: i64,
     unavailable: i64,
@@ -154,99 +156,61 @@ pub async fn post(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<P
     if movements.is_empty() {
         return Ok(Vec::new());
     }
-    let mut sums: BTreeMap<&Item, Deltas> = BTreeMap::new();
-    for movement in movements {
-        sums.entry(&movement.item).or_default().add(&movement.deltas);
+    lock_balances(tx, movements).await?;
+    let rows = move_units(tx, movements).await?;
+    let mut images: HashMap<(&str, &str), Balance> = rows.iter().filter_map(image).collect();
+    let mut ids: Vec<i64> = rows.iter().filter_map(|row| row.event_id).collect();
+    ids.sort_unstable();
+    if ids.len() != movements.len() {
+        return Err(LedgerError::Broken("a movement of an item that has no balance".into()));
     }
-    let mut images = update_balances(tx, &sums).await?;
     let mut posted = Vec::with_capacity(movements.len());
-    for movement in movements {
-        let image = images
-            .get_mut(&movement.item)
-            .ok_or_else(|| LedgerError::Broken(format!("no balance for {:?}", movement.item)))?;
+    for (movement, event_id) in movements.iter().zip(ids) {
+        let item = (movement.item.sku.as_str(), movement.item.location.as_str());
+        let image = images.get_mut(&item).expect("there is an event of it");
         let before = *image;
         apply(image, &movement.deltas);
-        posted.push((before, *image));
-    }
-    let ids = append_events(tx, movements, &posted).await?;
-    Ok(posted
-        .into_iter()
-        .zip(ids)
-        .map(|((before, after), event_id)| Posted {
+        let after = *image;
+        posted.push(Posted {
             event_id,
             before,
             after,
-        })
-        .collect())
+        });
+    }
+    Ok(posted)
 }
 
-/// Returns the balances *before* the sums were applied.
-async fn update_balances(
-    tx: &mut PgConnection,
-    sums: &BTreeMap<&Item, Deltas>,
-) -> Result<BTreeMap<Item, Balance>, LedgerError> {
-    let skus: Vec<&str> = sums.keys().map(|item| item.sku.as_str()).collect();
-    let locations: Vec<&str> = sums.keys().map(|item| item.location.as_str()).collect();
-    if sums.len() > 1 {
-        sqlx::query(
-            "-- balance.lock: in key order, so that two posters of the same items can't deadlock
-             SELECT 1 FROM inventory_balance b
-             JOIN UNNEST($1::text[], $2::text[]) AS want(sku_id, location_id) USING (sku_id, location_id)
-             ORDER BY b.sku_id COLLATE \"C\", b.location_id COLLATE \"C\" FOR NO KEY UPDATE OF b",
-        )
-        .bind(&skus)
-        .bind(&locations)
-        .execute(&mut *tx)
-        .await?;
-    }
-    let column = |pick: fn(&Deltas) -> i64| sums.values().map(pick).collect::<Vec<i64>>();
-    let rows: Vec<BalanceRow> = sqlx::query_as(
-        "-- balance.update: one row per item, whatever the number of movements
-         UPDATE inventory_balance b SET
-             on_hand = b.on_hand + d.on_hand, reserved = b.reserved + d.reserved,
-             unavailable = b.unavailable + d.unavailable, escrowed = b.escrowed + d.escrowed, sold = b.sold + d.sold,
-             damaged = b.damaged + d.damaged, returned = b.returned + d.returned,
-             version = b.version + 1, updated_at = clock_timestamp()
-         FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[],
-                     $9::int8[])
-              AS d(sku_id, location_id, on_hand, reserved, unavailable, escrowed, sold, damaged, returned)
-         WHERE b.sku_id = d.sku_id AND b.location_id = d.location_id
-         RETURNING b.sku_id, b.location_id, b.on_hand - d.on_hand AS on_hand, b.reserved - d.reserved AS reserved,
-             b.unavailable - d.unavailable AS unavailable, b.safety_stock, b.escrowed - d.escrowed AS escrowed,
-             b.sold - d.sold AS sold, b.damaged - d.damaged AS damaged, b.returned - d.returned AS returned",
-    )
-    .bind(&skus)
-    .bind(&locations)
-    .bind(column(|d| d.on_hand))
-    .bind(column(|d| d.reserved))
-    .bind(column(|d| d.unavailable))
-    .bind(column(|d| d.escrowed))
-    .bind(column(|d| d.sold))
-    .bind(column(|d| d.damaged))
-    .bind(column(|d| d.returned))
-    .fetch_all(&mut *tx)
-    .await?;
-    let item_of = |row: &BalanceRow| {
-        sums.keys()
-            .find(|item| item.sku.as_str() == row.sku_id && item.location.as_str() == row.location_id)
-            .map(|item| (*item).clone())
+fn image(row: &PostedRow) -> Option<((&str, &str), Balance)> {
+    let balance = Balance {
+        on_hand: row.on_hand,
+        reserved: row.reserved,
+        unavailable: row.unavailable,
+        safety_stock: row.safety_stock,
+        escrowed: row.escrowed,
+        sold: row.sold,
+        damaged: row.damaged,
+        returned: row.returned,
     };
-    Ok(rows
-        .iter()
-        .filter_map(|row| {
-            let balance = Balance {
-                on_hand: row.on_hand,
-                reserved: row.reserved,
-                unavailable: row.unavailable,
-                safety_stock: row.safety_stock,
-                escrowed: row.escrowed,
-                sold: row.sold,
-                damaged: row.damaged,
-                returned: row.returned,
-            };
-            item_of(row).map(|item| (item, balance))
-        })
-        .collect())
+    Some(((row.sku_id.as_deref()?, row.location_id.as_deref()?), balance))
+}
+
+/// In key order, so that two posters of the same items can't deadlock. The update of one item is its lock.
+async fn lock_balances(tx: &mut PgConnection, movements: &[Movement]) -> Result<(), LedgerError> {
+    let items: BTreeSet<&Item> = movements.iter().map(|movement| &movement.item).collect();
+    if items.len() < 2 {
+        return Ok(());
+    }
+    sqlx::query(
+        "-- balance.lock
+         SELECT 1 FROM inventory_balance b
+         JOIN UNNEST($1::text[], $2::text[]) AS want(sku_id, location_id) USING (sku_id, location_id)
+         ORDER BY b.sku_id COLLATE \"C\", b.location_id COLLATE \"C\" FOR NO KEY UPDATE OF b",
+    )
+    .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
+    .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
+    .execute(&mut *tx)
+    .await?;
+    Ok(())
 }
 
 /// Changes an image as posting changes the balance.
@@ -260,28 +224,78 @@ pub(super) fn apply(balance: &mut Balance, deltas: &Deltas) {
     balance.returned += deltas.returned;
 }
 
-async fn append_events(
-    tx: &mut PgConnection,
-    movements: &[Movement],
-    images: &[(Balance, Balance)],
-) -> Result<Vec<i64>, LedgerError> {
+/// What the movements of one item come to, up to one of them.
+fn so_far(movements: &[Movement]) -> (BTreeMap<&Item, Deltas>, Vec<Deltas>) {
+    let mut sums: BTreeMap<&Item, Deltas> = BTreeMap::new();
+    let mut steps = Vec::with_capacity(movements.len());
+    for movement in movements {
+        let sum = sums.entry(&movement.item).or_default();
+        sum.add(&movement.deltas);
+        steps.push(*sum);
+    }
+    (sums, steps)
+}
+
+/// Updates the balances and appends the events. The numbers of an item's events are drawn when its balance is ours, and
+/// in the order of the movements: who pages relies on it.
+async fn move_units(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<PostedRow>, LedgerError> {
     fn text<'a>(movements: &'a [Movement], pick: fn(&'a Movement) -> Option<&'a str>) -> Vec<Option<&'a str>> {
         movements.iter().map(pick).collect()
     }
+    let (sums, steps) = so_far(movements);
+    let of_item = |pick: fn(&Deltas) -> i64| sums.values().map(pick).collect::<Vec<i64>>();
     let delta = |pick: fn(&Deltas) -> i64| movements.iter().map(|m| pick(&m.deltas)).collect::<Vec<i64>>();
-    let after = |pick: fn(&Balance) -> i64| images.iter().map(|(_, after)| pick(after)).collect::<Vec<i64>>();
-    let ids = sqlx::query_scalar(
-        "-- event.append
-         INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, on_hand_delta, reserved_delta,
-             unavailable_delta, escrowed_delta, sold_delta, damaged_delta, returned_delta, on_hand, reserved,
-             unavailable, escrowed, sold, damaged, returned, reason, reference_id, reservation_id, order_id, operator,
-             trace_id, metadata)
-         SELECT * FROM UNNEST($1::inventory_event_type[], $2::text[], $3::text[], $4::int8[], $5::int8[], $6::int8[],
-             $7::int8[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], $13::int8[], $14::int8[],
-             $15::int8[], $16::int8[], $17::int8[], $18::int8[], $19::text[], $20::text[], $21::uuid[], $22::text[],
-             $23::text[], $24::uuid[], $25::jsonb[])
-         RETURNING event_id",
+    let step = |pick: fn(&Deltas) -> i64| steps.iter().map(pick).collect::<Vec<i64>>();
+    let rows = sqlx::query_as(
+        "-- post: one update per item, whatever the number of its movements
+         WITH before AS (
+             UPDATE inventory_balance b SET
+                 on_hand = b.on_hand + d.on_hand, reserved = b.reserved + d.reserved,
+                 unavailable = b.unavailable + d.unavailable, escrowed = b.escrowed + d.escrowed,
+                 sold = b.sold + d.sold, damaged = b.damaged + d.damaged, returned = b.returned + d.returned,
+                 version = b.version + 1, updated_at = clock_timestamp()
+             FROM UNNEST($1::text[], $2::text[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int8[], $8::int8[],
+                         $9::int8[])
+                  AS d(sku_id, location_id, on_hand, reserved, unavailable, escrowed, sold, damaged, returned)
+             WHERE b.sku_id = d.sku_id AND b.location_id = d.location_id
+             RETURNING b.sku_id, b.location_id, b.on_hand - d.on_hand AS on_hand, b.reserved - d.reserved AS reserved,
+                 b.unavailable - d.unavailable AS unavailable, b.safety_stock, b.escrowed - d.escrowed AS escrowed,
+                 b.sold - d.sold AS sold, b.damaged - d.damaged AS damaged, b.returned - d.returned AS returned
+         ), event AS (
+             INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, on_hand_delta,
+                 reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta, returned_delta, on_hand,
+                 reserved, unavailable, escrowed, sold, damaged, returned, reason, reference_id, reservation_id,
+                 order_id, operator, trace_id, metadata)
+             SELECT m.event_type, m.sku_id, m.location_id, m.quantity_delta, m.on_hand, m.reserved, m.unavailable,
+                 m.escrowed, m.sold, m.damaged, m.returned, b.on_hand + m.to_on_hand, b.reserved + m.to_reserved,
+                 b.unavailable + m.to_unavailable, b.escrowed + m.to_escrowed, b.sold + m.to_sold,
+                 b.damaged + m.to_damaged, b.returned + m.to_returned, m.reason, m.reference_id, m.reservation_id,
+                 m.order_id, m.operator, m.trace_id, m.metadata
+             FROM UNNEST($10::inventory_event_type[], $11::text[], $12::text[], $13::int8[], $14::int8[], $15::int8[],
+                         $16::int8[], $17::int8[], $18::int8[], $19::int8[], $20::int8[], $21::int8[], $22::int8[],
+                         $23::int8[], $24::int8[], $25::int8[], $26::int8[], $27::int8[], $28::text[], $29::text[],
+                         $30::uuid[], $31::text[], $32::text[], $33::uuid[], $34::jsonb[]) WITH ORDINALITY
+                  AS m(event_type, sku_id, location_id, quantity_delta, on_hand, reserved, unavailable, escrowed, sold,
+                       damaged, returned, to_on_hand, to_reserved, to_unavailable, to_escrowed, to_sold, to_damaged,
+                       to_returned, reason, reference_id, reservation_id, order_id, operator, trace_id, metadata, n)
+             JOIN before b USING (sku_id, location_id)
+             ORDER BY m.n
+             RETURNING event_id
+         )
+         SELECT NULL::int8 AS event_id, sku_id, location_id, on_hand, reserved, unavailable, safety_stock, escrowed,
+             sold, damaged, returned FROM before
+         UNION ALL
+         SELECT event_id, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0 FROM event",
     )
+    .bind(sums.keys().map(|item| item.sku.as_str()).collect::<Vec<_>>())
+    .bind(sums.keys().map(|item| item.location.as_str()).collect::<Vec<_>>())
+    .bind(of_item(|d| d.on_hand))
+    .bind(of_item(|d| d.reserved))
+    .bind(of_item(|d| d.unavailable))
+    .bind(of_item(|d| d.escrowed))
+    .bind(of_item(|d| d.sold))
+    .bind(of_item(|d| d.damaged))
+    .bind(of_item(|d| d.returned))
     .bind(movements.iter().map(|m| m.event.as_str()).collect::<Vec<_>>())
     .bind(movements.iter().map(|m| m.item.sku.as_str()).collect::<Vec<_>>())
     .bind(movements.iter().map(|m| m.item.location.as_str()).collect::<Vec<_>>())
@@ -293,13 +307,13 @@ async fn append_events(
     .bind(delta(|d| d.sold))
     .bind(delta(|d| d.damaged))
     .bind(delta(|d| d.returned))
-    .bind(after(|b| b.on_hand))
-    .bind(after(|b| b.reserved))
-    .bind(after(|b| b.unavailable))
-    .bind(after(|b| b.escrowed))
-    .bind(after(|b| b.sold))
-    .bind(after(|b| b.damaged))
-    .bind(after(|b| b.returned))
+    .bind(step(|d| d.on_hand))
+    .bind(step(|d| d.reserved))
+    .bind(step(|d| d.unavailable))
+    .bind(step(|d| d.escrowed))
+    .bind(step(|d| d.sold))
+    .bind(step(|d| d.damaged))
+    .bind(step(|d| d.returned))
     .bind(text(movements, |m| m.reason.as_deref()))
     .bind(text(movements, |m| m.reference_id.as_deref()))
     .bind(movements.iter().map(|m| m.reservation_id).collect::<Vec<_>>())
@@ -314,5 +328,5 @@ async fn append_events(
     )
     .fetch_all(&mut *tx)
     .await?;
-    Ok(ids)
+    Ok(rows)
 }
