@@ -1,32 +1,29 @@
 //! Micro-batches for calls to the ledger: while one call is in flight the next gathers.
 //!
-//! No timer: an idle gateway calls at once, a busy one makes each transaction carry more. One bad ask never hurts
+//! No timer: an idle gateway calls at once, a busy one makes each transaction carry more. A call may pass its turn on
+//! before it ends, when all that is left is to wait: then the next batch begins meanwhile. One bad ask never hurts
 //! others: where Postgres refuses what is in a batch, the batch is halved until the bad ask stands alone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::code::Code;
 use super::problem::Problem;
-use super::reserve::RouteAsk;
-use crate::domain::id::Sku;
-use crate::domain::key::KeyHash;
-use crate::domain::reservation::Reservation;
-use crate::domain::reservation_id::{Kind, ReservationId};
-use crate::ledger::places::Place;
-use crate::ledger::route::Route;
-use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
+use crate::ledger::{LedgerError, Turn};
 use crate::metric;
 
 /// Most asks a call: a transaction of a few milliseconds, in which a hot row is updated once.
 pub const BATCH_MAX: usize = 256;
 /// Most asks that wait for the next call; beyond, they are shed.
 pub const WAITING_MAX: usize = 8_192;
+/// Most calls at once: one whose turn it is, and one that waits for the disk.
+const CALLS_MAX: usize = 2;
 /// Longest wait for an answer: by then Postgres is as good as away.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -58,23 +55,31 @@ where
     A: Clone + Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Batches calls to `call`, which answers every ask of the slice in order; `name` labels its metric.
-    pub fn start<F, Fut>(name: &'static str, call: F) -> Self
+    /// Batches calls to `call`, which answers every ask of the slice in order; one call at a time, on this runtime.
+    /// `name` labels its metrics.
+    pub fn start<F, Fut>(on: &Handle, name: &'static str, call: F) -> Self
     where
         F: Fn(Arc<[A]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
     {
-        let (asks, mut waiting) = mpsc::channel(WAITING_MAX);
-        tokio::spawn(async move {
-            let mut batch: Vec<(A, Reply<R>)> = Vec::new();
-            while waiting.recv_many(&mut batch, BATCH_MAX).await > 0 {
-                let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
-                metrics::histogram!(metric::ENDING_BATCH_SIZE, "call" => name).record(size);
-                let started = Instant::now();
-                answer_all(&call, std::mem::take(&mut batch)).await;
-                metrics::histogram!(metric::POSTGRES_CALL_SECONDS, "call" => name).record(started.elapsed());
+        Batcher::start_in_turns(on, name, move |asks, turn| {
+            let answers = call(asks);
+            async move {
+                let answers = answers.await;
+                drop(turn);
+                answers
             }
-        });
+        })
+    }
+
+    /// The same, but the next call begins as soon as the one before has passed its turn on.
+    pub fn start_in_turns<F, Fut>(on: &Handle, name: &'static str, call: F) -> Self
+    where
+        F: Fn(Arc<[A]>, Turn) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
+    {
+        let (asks, waiting) = mpsc::channel(WAITING_MAX);
+        on.spawn(run(name, Arc::new(call), waiting));
         Batcher { asks }
     }
 
@@ -102,16 +107,47 @@ where
     }
 }
 
-async fn answer_all<A, R, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>)
+/// Calls until nobody can ask any more, then waits for the last calls.
+async fn run<A, R, F, Fut>(name: &'static str, call: Arc<F>, mut waiting: mpsc::Receiver<(A, Reply<R>)>)
+where
+    A: Clone + Send + Sync + 'static,
+    R: Send + 'static,
+    F: Fn(Arc<[A]>, Turn) -> Fut + Send + Sync + 'static,
+    Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
+{
+    let turns = Arc::new(Semaphore::new(1));
+    let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    loop {
+        // Gathering comes last: whoever asks while we wait for our turn is in.
+        let free = Arc::clone(&calls).acquire_owned().await.expect("it is never closed");
+        let turn = Arc::clone(&turns).acquire_owned().await.expect("it is never closed");
+        let mut batch: Vec<(A, Reply<R>)> = Vec::new();
+        if waiting.recv_many(&mut batch, BATCH_MAX).await == 0 {
+            break;
+        }
+        let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        metrics::histogram!(metric::ENDING_BATCH_SIZE, "call" => name).record(size);
+        let call = Arc::clone(&call);
+        tokio::spawn(async move {
+            let started = Instant::now();
+            answer_all(&*call, batch, Turn::from(turn)).await;
+            metrics::histogram!(metric::POSTGRES_CALL_SECONDS, "call" => name).record(started.elapsed());
+            drop(free);
+        });
+    }
+}
+
+async fn answer_all<A, R, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>, turn: Turn)
 where
     A: Clone,
-    F: Fn(Arc<[A]>) -> Fut,
+    F: Fn(Arc<[A]>, Turn) -> Fut,
     Fut: Future<Output = Result<Vec<R>, LedgerError>>,
 {
+    let mut turn = Some(turn);
     let mut parts = VecDeque::from([batch]);
     while let Some(mut part) = parts.pop_front() {
         let asks: Arc<[A]> = part.iter().map(|(ask, _)| ask.clone()).collect();
-        match call(asks).await {
+        match call(asks, turn.take().unwrap_or_default()).await {
             Ok(answers) => {
                 for ((_, reply), answer) in part.into_iter().zip(answers) {
                     // Whoever has gone away does not want it any more.
@@ -132,109 +168,6 @@ where
     }
 }
 
-/// The calls that are batched.
-#[derive(Clone, Debug)]
-pub struct LedgerCalls {
-    /// Commit and release.
-    pub end: Batcher<EndAsk, EndAnswer>,
-    /// Extend.
-    pub extend: Batcher<ExtendAsk, ExtendAnswer>,
-    /// Reads of single reservations.
-    pub read: Batcher<ReservationId, Option<Reservation>>,
-    /// Reservations without a live sale, and carts.
-    pub take: Batcher<TakeAsk, TakeAnswer>,
-    /// Which sale an item has.
-    pub(super) route: Batcher<RouteAsk, Route>,
-    /// Where a SKU lies.
-    pub(super) places: Batcher<Sku, Vec<Place>>,
-    /// Who has a key.
-    pub(super) key: Batcher<KeyHash, Option<KeyFound>>,
-}
-
-impl LedgerCalls {
-    /// Batches calls to this ledger.
-    #[must_use]
-    pub fn start(ledger: &Ledger) -> Self {
-        let (end, extend, read) = (ledger.clone(), ledger.clone(), ledger.clone());
-        let (take, route) = (ledger.clone(), ledger.clone());
-        let (places, key) = (ledger.clone(), ledger.clone());
-        LedgerCalls {
-            end: Batcher::start("end", move |asks: Arc<[EndAsk]>| {
-                let ledger = end.clone();
-                async move { ledger.end(&asks).await }
-            }),
-            extend: Batcher::start("extend", move |asks: Arc<[ExtendAsk]>| {
-                let ledger = extend.clone();
-                async move { ledger.extend(&asks).await }
-            }),
-            read: Batcher::start("read", move |ids: Arc<[ReservationId]>| {
-                let ledger = read.clone();
-                async move { reservations_of(&ledger, &ids).await }
-            }),
-            take: Batcher::start("take", move |asks: Arc<[TakeAsk]>| {
-                let ledger = take.clone();
-                async move { ledger.take(&asks).await }
-            }),
-            route: Batcher::start("route", move |asks: Arc<[RouteAsk]>| {
-                let ledger = route.clone();
-                async move { routes_of(&ledger, &asks).await }
-            }),
-            places: Batcher::start("places", move |skus: Arc<[Sku]>| {
-                let ledger = places.clone();
-                async move { places_of(&ledger, &skus).await }
-            }),
-            key: Batcher::start("key", move |keys: Arc<[KeyHash]>| {
-                let ledger = key.clone();
-                async move {
-                    let found = ledger.find_keys(&keys).await?;
-                    let of = |key: &KeyHash| found.iter().find(|known| known.key == *key).copied();
-                    Ok(keys.iter().map(of).collect())
-                }
-            }),
-        }
-    }
-}
-
-/// One read for all. The id of a part of a cart reads as its cart: which, only a read of its own can tell.
-async fn reservations_of(ledger: &Ledger, ids: &[ReservationId]) -> Result<Vec<Option<Reservation>>, LedgerError> {
-    let found = ledger.reservations(ids).await?;
-    let has_carts = found.iter().any(|found| found.id.kind() == Some(Kind::Cart));
-    let mut reservations = Vec::with_capacity(ids.len());
-    for id in ids {
-        let named = found.iter().find(|found| found.id == *id).cloned();
-        reservations.push(match named {
-            None if has_carts => ledger.reservation(*id).await?,
-            named => named,
-        });
-    }
-    Ok(reservations)
-}
-
-/// One read for all.
-async fn places_of(ledger: &Ledger, skus: &[Sku]) -> Result<Vec<Vec<Place>>, LedgerError> {
-    let mut wanted = skus.to_vec();
-    wanted.sort_unstable();
-    wanted.dedup();
-    let found = ledger.places(&wanted).await?;
-    let of = |sku: &Sku| found.iter().filter(|place| place.item.sku == *sku).cloned().collect();
-    Ok(skus.iter().map(of).collect())
-}
-
-/// One read for all who ask for the same item.
-async fn routes_of(ledger: &Ledger, asks: &[RouteAsk]) -> Result<Vec<Route>, LedgerError> {
-    let mut known: HashMap<&RouteAsk, Route> = HashMap::new();
-    let mut routes = Vec::with_capacity(asks.len());
-    for ask in asks {
-        let route = match known.get(ask) {
-            Some(route) => route.clone(),
-            None => ledger.route(&ask.sku, ask.location.as_ref()).await?,
-        };
-        known.insert(ask, route.clone());
-        routes.push(route);
-    }
-    Ok(routes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,7 +178,7 @@ mod tests {
     async fn asks_gather_while_a_call_is_in_flight() {
         let sizes = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&sizes);
-        let batcher = Batcher::start("test", move |asks: Arc<[u32]>| {
+        let batcher = Batcher::start(&Handle::current(), "test", move |asks: Arc<[u32]>| {
             seen.lock().expect("nobody panics").push(asks.len());
             async move {
                 tokio::task::yield_now().await;
@@ -261,8 +194,41 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_next_call_begins_when_the_turn_is_passed_on_and_not_before() {
+        let (seen, mut begun) = mpsc::unbounded_channel();
+        let (pass, end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (may_pass, may_end) = (Arc::clone(&pass), Arc::clone(&end));
+        let batcher = Batcher::start_in_turns(&Handle::current(), "test", move |asks: Arc<[u32]>, mut turn: Turn| {
+            let (may_pass, may_end) = (Arc::clone(&may_pass), Arc::clone(&may_end));
+            seen.send(asks[0]).expect("the test listens");
+            async move {
+                may_pass.acquire().await.expect("open").forget();
+                turn.pass();
+                may_end.acquire().await.expect("open").forget();
+                Ok(asks.to_vec())
+            }
+        });
+        let answers = tokio::spawn(join_all((1..=3).map(|n| {
+            let batcher = batcher.clone();
+            async move {
+                // One after the other, so that each is a call of its own.
+                tokio::time::sleep(Duration::from_millis(20 * u64::from(n))).await;
+                batcher.ask(n).await.expect("an answer")
+            }
+        })));
+        assert_eq!(begun.recv().await, Some(1));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(begun.try_recv().is_err(), "it is the first one's turn");
+        pass.add_permits(1);
+        assert_eq!(begun.recv().await, Some(2), "with the third");
+        pass.add_permits(1);
+        end.add_permits(2);
+        assert_eq!(answers.await.expect("no panic"), [1, 2, 3]);
+    }
+
+    #[tokio::test]
     async fn a_bad_ask_stands_alone() {
-        let batcher = Batcher::start("test", |asks: Arc<[u32]>| async move {
+        let batcher = Batcher::start(&Handle::current(), "test", |asks: Arc<[u32]>| async move {
             if asks.contains(&7) {
                 return Err(LedgerError::Broken("seven".into()));
             }

@@ -24,6 +24,7 @@ mod events;
 mod health;
 pub mod idempotency;
 pub mod json;
+mod ledger_calls;
 mod limit;
 pub mod listen;
 pub mod measure;
@@ -53,8 +54,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::admission::Admission;
-use self::batch::LedgerCalls;
 use self::code::Code;
+use self::ledger_calls::LedgerCalls;
 use self::problem::Problem;
 use self::reads::Reads;
 use self::reserve::{Choice, Earlier, Routes};

@@ -51,6 +51,7 @@ mod snapshot;
 mod stall;
 mod take;
 pub mod transfer;
+mod turn;
 pub mod undo;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -70,6 +71,7 @@ pub use rescue::{LaneRescue, Scattered};
 pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
+pub use turn::Turn;
 
 use read_model::ReadPools;
 
@@ -159,6 +161,18 @@ impl Ledger {
         }
     }
 
+    /// The same ledger over so many connections of its own, opened by the runtime that first needs one: a connection
+    /// is served by the runtime that opened it. Each statement is planned once, since of arrays whose length the planner
+    /// does not know it would think anew each time, and by indexes: all go by keys, and a plan made while a day was
+    /// empty would scan it when it is not.
+    #[must_use]
+    pub fn apart(&self, connections_max: u32) -> Ledger {
+        let options = self.pool.options().clone().max_connections(connections_max);
+        let to = (*self.pool.connect_options()).clone();
+        let plans = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+        self.over(&options.connect_lazy_with(to.options(plans)))
+    }
+
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
         Ok(self.pool.begin().await?)
     }
@@ -169,6 +183,9 @@ impl Ledger {
         self.pool.close().await;
     }
 }
+
+/// A connection idle for less is taken to work: no Postgres is back so soon after it died.
+const TRUSTED_FOR: Duration = Duration::from_millis(100);
 
 fn connect(settings: &Settings, url: &str, connections_max: u32, more: &[(&str, &str)]) -> Result<PgPool, LedgerError> {
     let timeout_ms = settings.statement_timeout.as_millis().to_string();
@@ -183,6 +200,17 @@ fn connect(settings: &Settings, url: &str, connections_max: u32, more: &[(&str, 
         .options(more.iter().copied());
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
+        // To ask each time whether a connection still works would cost a round trip of every call. One that was in use
+        // just now does; when Postgres has died since, this call fails as those in flight did.
+        .test_before_acquire(false)
+        .before_acquire(|connection, about| {
+            Box::pin(async move {
+                if about.idle_for < TRUSTED_FOR {
+                    return Ok(true);
+                }
+                Ok(sqlx::Connection::ping(connection).await.is_ok())
+            })
+        })
         .acquire_timeout(settings.acquire_timeout)
         .connect_lazy_with(options))
 }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use serde::Deserialize;
+use tokio::runtime::Handle;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -74,13 +75,14 @@ pub(super) struct Reads {
 impl Reads {
     /// Reads this ledger and its read model.
     pub(super) fn start(ledger: &Ledger) -> Self {
+        let on = Handle::current();
         let at = ledger.clone();
-        let snapshots = Batcher::start("snapshot", move |skus: Arc<[Sku]>| {
+        let snapshots = Batcher::start(&on, "snapshot", move |skus: Arc<[Sku]>| {
             let ledger = at.clone();
             async move { Ok(seen(&skus, ledger.stock_snapshot(&skus).await?)) }
         });
         let at = ledger.clone();
-        let strong = Batcher::start("stock", move |skus: Arc<[Sku]>| {
+        let strong = Batcher::start(&on, "stock", move |skus: Arc<[Sku]>| {
             let ledger = at.clone();
             async move { Ok(seen(&skus, ledger.stock(&skus).await?)) }
         });

@@ -14,8 +14,8 @@ use crate::domain::entry::Slip;
 use crate::domain::id::{Item, LocationId, Sku};
 use crate::domain::lane::LaneNo;
 use crate::domain::sale::{Sale, SaleState};
-use crate::http::batch::LedgerCalls;
 use crate::http::code::Code;
+use crate::http::ledger_calls::LedgerCalls;
 use crate::http::problem::Problem;
 use crate::ledger::route::Route;
 

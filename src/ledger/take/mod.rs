@@ -15,11 +15,12 @@ use uuid::Uuid;
 pub(super) use rescue::{LATE_PAYMENT, rescue};
 
 use self::decide::{Fate, decide};
-use self::stock::{Stocks, read_clock};
+use self::stock::Stocks;
 use super::claims::{Claimant, Keys};
 use super::post::post;
 use super::reservation::{Locked, lock};
 use super::retry::retried;
+use super::turn::Turn;
 use super::{Ledger, LedgerError};
 use crate::domain::id::{Item, OrderId, UserId};
 use crate::domain::key::{Fingerprint, KeyHash};
@@ -94,10 +95,19 @@ impl Ledger {
     /// # Errors
     /// Postgres could not be asked, or refused what is in one of the asks: then nothing was taken.
     pub async fn take(&self, asks: &[TakeAsk]) -> Result<Vec<TakeAnswer>, LedgerError> {
-        retried!(self, self.take_once(asks))
+        self.take_in_turn(asks, Turn::default()).await
     }
 
-    async fn take_once(&self, asks: &[TakeAsk]) -> Result<Vec<TakeAnswer>, LedgerError> {
+    /// The same, and passes the turn on when all that is left is to commit: whoever comes next has its keys claimed by
+    /// then, and waits for our balances only.
+    ///
+    /// # Errors
+    /// As [`Ledger::take`].
+    pub async fn take_in_turn(&self, asks: &[TakeAsk], mut turn: Turn) -> Result<Vec<TakeAnswer>, LedgerError> {
+        retried!(self, self.take_once(asks, &mut turn))
+    }
+
+    async fn take_once(&self, asks: &[TakeAsk], turn: &mut Turn) -> Result<Vec<TakeAnswer>, LedgerError> {
         let mut tx = self.begin().await?;
         let parts = match asks.iter().any(|ask| !ask.parts.is_empty()) {
             true => lock(&mut tx, asks.iter().flat_map(|ask| ask.parts.iter().copied())).await?,
@@ -108,7 +118,6 @@ impl Ledger {
         let mut keys = Keys::claim(&mut tx, &all).await?;
         let items: Vec<&Item> = asks.iter().flat_map(|ask| &ask.lines).map(|line| &line.item).collect();
         let mut stocks = Stocks::lock(&mut tx, items.into_iter()).await?;
-        let now = read_clock(&mut tx).await?;
         let mut fates = Vec::with_capacity(asks.len());
         let mut claimed_parts = std::collections::HashSet::new();
         for (ask, claims) in asks.iter().zip(&claims) {
@@ -120,7 +129,8 @@ impl Ledger {
             fates.push(fate);
         }
         keys.settle(&mut tx).await?;
-        let answers = write(&mut tx, asks, &claims, fates, &parts, now).await?;
+        let answers = write(&mut tx, asks, &claims, fates, &parts).await?;
+        turn.pass();
         tx.commit().await?;
         for answer in &answers {
             if let TakeAnswer::Taken(reservation) = answer {
@@ -186,32 +196,33 @@ async fn write(
     claims: &[Claims],
     fates: Vec<Fate>,
     parts: &Locked,
-    now: chrono::DateTime<chrono::Utc>,
 ) -> Result<Vec<TakeAnswer>, LedgerError> {
+    let mut taken = Vec::new();
     let mut rows = Vec::new();
-    let mut joins = Vec::new();
-    let mut answers = Vec::with_capacity(asks.len());
-    for ((ask, claims), fate) in asks.iter().zip(claims).zip(fates) {
-        match fate {
-            Fate::Refused(answer) => answers.push(answer),
-            Fate::Takes { hold_ms } => {
-                let taken = store::Taken {
-                    ask,
-                    claims,
-                    hold_ms,
-                    now,
-                };
-                taken.rows(&mut rows);
-                taken.joins(parts, &mut joins);
-                answers.push(TakeAnswer::Taken(taken.reservation(parts)?));
-            }
+    for ((ask, claims), fate) in asks.iter().zip(claims).zip(&fates) {
+        if let Fate::Takes { hold_ms } = *fate {
+            let takes = store::Taken { ask, claims, hold_ms };
+            takes.rows(&mut rows);
+            taken.push(takes);
         }
     }
-    store::insert(tx, &rows).await?;
+    let now = store::insert(tx, &rows).await?;
+    let mut joins = Vec::new();
+    taken.iter().for_each(|takes| takes.joins(parts, now, &mut joins));
     store::join(tx, &joins).await?;
     let movements: Vec<_> = rows.iter().map(store::Row::movement).collect();
     post(tx, &movements).await?;
-    Ok(answers)
+    let mut taken = taken.iter();
+    let answer = |fate| {
+        Ok(match fate {
+            Fate::Refused(answer) => answer,
+            Fate::Takes { .. } => {
+                let takes = taken.next().expect("each of them is there, in order");
+                TakeAnswer::Taken(takes.reservation(parts, now)?)
+            }
+        })
+    };
+    fates.into_iter().map(answer).collect()
 }
 
 fn log(reservation: &Reservation, asks: &[TakeAsk]) {

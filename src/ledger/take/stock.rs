@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
 use crate::domain::id::Item;
@@ -77,13 +76,4 @@ impl Stocks {
             stock.available -= units;
         }
     }
-}
-
-/// The time of what this transaction writes: read when everything is locked.
-pub(super) async fn read_clock(tx: &mut PgConnection) -> Result<DateTime<Utc>, LedgerError> {
-    Ok(
-        sqlx::query_scalar("-- take.now\nSELECT date_trunc('milliseconds', clock_timestamp())")
-            .fetch_one(tx)
-            .await?,
-    )
 }

@@ -17,7 +17,6 @@ pub(super) struct Taken<'a> {
     pub(super) ask: &'a TakeAsk,
     pub(super) claims: &'a Claims,
     pub(super) hold_ms: i64,
-    pub(super) now: DateTime<Utc>,
 }
 
 /// A line to be written.
@@ -26,8 +25,7 @@ pub(super) struct Row<'a> {
     line: &'a Line,
     claimant: &'a Claimant,
     parts: Option<i16>,
-    created_at: DateTime<Utc>,
-    expires_at: DateTime<Utc>,
+    hold_ms: i64,
 }
 
 /// A lane's reservation that becomes a part.
@@ -41,8 +39,8 @@ pub(super) struct Join {
 }
 
 impl<'a> Taken<'a> {
-    fn expires_at(&self) -> DateTime<Utc> {
-        self.now + TimeDelta::milliseconds(self.hold_ms)
+    fn expires_at(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        now + TimeDelta::milliseconds(self.hold_ms)
     }
 
     /// Rows of the cart; none for a line alone.
@@ -60,12 +58,11 @@ impl<'a> Taken<'a> {
             line,
             claimant,
             parts,
-            created_at: self.now,
-            expires_at: self.expires_at(),
+            hold_ms: self.hold_ms,
         }));
     }
 
-    pub(super) fn joins(&self, locked: &Locked, joins: &mut Vec<Join>) {
+    pub(super) fn joins(&self, locked: &Locked, now: DateTime<Utc>, joins: &mut Vec<Join>) {
         let Some(parts) = self.parts() else { return };
         joins.extend(self.ask.parts.iter().map(|part| {
             let row = locked.get(&part.0);
@@ -75,14 +72,14 @@ impl<'a> Taken<'a> {
                 stalls: row.stalls,
                 cart: self.ask.id.0,
                 parts,
-                expires_at: self.expires_at(),
+                expires_at: self.expires_at(now),
             }
         }));
     }
 
-    pub(super) fn reservation(&self, locked: &Locked) -> Result<Reservation, LedgerError> {
+    pub(super) fn reservation(&self, locked: &Locked, now: DateTime<Utc>) -> Result<Reservation, LedgerError> {
         let mut lines = self.ask.lines.clone();
-        let mut created_at = self.now;
+        let mut created_at = now;
         for part in &self.ask.parts {
             let row = locked.get(&part.0);
             created_at = created_at.min(row.created_at);
@@ -101,9 +98,9 @@ impl<'a> Taken<'a> {
             cause: None,
             first: None,
             ack: Ack::Durable,
-            expires_at: self.expires_at().into(),
+            expires_at: self.expires_at(now).into(),
             created_at: created_at.into(),
-            updated_at: self.now.into(),
+            updated_at: now.into(),
         })
     }
 }
@@ -133,22 +130,28 @@ impl Row<'_> {
     }
 }
 
-pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<(), LedgerError> {
+/// Writes the rows. Returns the time of what this transaction writes: read when everything is locked.
+pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<DateTime<Utc>, LedgerError> {
     if rows.is_empty() {
-        return Ok(());
+        let now = "-- take.now\nSELECT date_trunc('milliseconds', clock_timestamp())";
+        return Ok(sqlx::query_scalar(now).fetch_one(tx).await?);
     }
-    sqlx::query(
+    let written: Vec<DateTime<Utc>> = sqlx::query_scalar(
         "-- take.rows
+         WITH clock AS MATERIALIZED (
+             SELECT date_trunc('milliseconds', clock_timestamp()) AS now,
+                 coalesce((SELECT max(stall_no) FROM stall), 0) AS stall_no
+         )
          INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity, status,
              key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no, expires_at, created_at,
              updated_at)
          SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity, 'RESERVED', key_hash, fingerprint,
-             explicit_key, trace_id, cart_id, cart_parts, coalesce((SELECT max(stall_no) FROM stall), 0), expires_at,
-             created_at, created_at
+             explicit_key, trace_id, cart_id, cart_parts, stall_no, now + hold_ms * interval '1 ms', now, now
          FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::uuid[], $8::int8[],
-                     $9::bool[], $10::uuid[], $11::uuid[], $12::int2[], $13::timestamptz[], $14::timestamptz[])
+                     $9::bool[], $10::uuid[], $11::uuid[], $12::int2[], $13::int8[])
               AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, key_hash, fingerprint,
-                   explicit_key, trace_id, cart_id, cart_parts, expires_at, created_at)",
+                   explicit_key, trace_id, cart_id, cart_parts, hold_ms), clock
+         RETURNING created_at",
     )
     .bind(rows.iter().map(|row| row.claimant.id).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.ask.order.as_str()).collect::<Vec<_>>())
@@ -170,11 +173,10 @@ pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<()
     .bind(rows.iter().map(|row| row.ask.trace.to_uuid()).collect::<Vec<_>>())
     .bind(rows.iter().map(Row::cart).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.parts).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.expires_at).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.created_at).collect::<Vec<_>>())
-    .execute(tx)
+    .bind(rows.iter().map(|row| row.hold_ms).collect::<Vec<_>>())
+    .fetch_all(tx)
     .await?;
-    Ok(())
+    Ok(written[0])
 }
 
 pub(super) async fn join(tx: &mut PgConnection, joins: &[Join]) -> Result<(), LedgerError> {

@@ -1,0 +1,151 @@
+//! The ledger's calls of the hot paths, each in batches, on a thread of their own.
+//!
+//! A transaction is a chain of short waits for Postgres. Among the requests, each of its steps would queue behind
+//! whatever they do just then, while the rows that it has locked keep everybody else waiting.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::runtime::{Builder, Handle};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::batch::Batcher;
+use super::reserve::RouteAsk;
+use crate::domain::id::Sku;
+use crate::domain::key::KeyHash;
+use crate::domain::reservation::Reservation;
+use crate::domain::reservation_id::{Kind, ReservationId};
+use crate::ledger::places::Place;
+use crate::ledger::route::Route;
+use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
+
+/// One for each kind of call, and one for the [second](Batcher::start_in_turns) of a kind.
+const CONNECTIONS_MAX: u32 = 8;
+
+/// The calls that are batched.
+#[derive(Clone, Debug)]
+pub struct LedgerCalls {
+    /// Commit and release.
+    pub end: Batcher<EndAsk, EndAnswer>,
+    /// Extend.
+    pub extend: Batcher<ExtendAsk, ExtendAnswer>,
+    /// Reads of single reservations.
+    pub read: Batcher<ReservationId, Option<Reservation>>,
+    /// Reservations without a live sale, and carts.
+    pub take: Batcher<TakeAsk, TakeAnswer>,
+    /// Which sale an item has.
+    pub(super) route: Batcher<RouteAsk, Route>,
+    /// Where a SKU lies.
+    pub(super) places: Batcher<Sku, Vec<Place>>,
+    /// Who has a key.
+    pub(super) key: Batcher<KeyHash, Option<KeyFound>>,
+    _thread: Arc<DropGuard>,
+}
+
+impl LedgerCalls {
+    /// Batches calls to this ledger, over connections of their own.
+    #[must_use]
+    pub fn start(ledger: &Ledger) -> Self {
+        let (on, thread) = thread();
+        let own = ledger.apart(CONNECTIONS_MAX);
+        let (end, extend, read, take) = (own.clone(), own.clone(), own.clone(), own.clone());
+        let (route, places, key) = (own.clone(), own.clone(), own);
+        LedgerCalls {
+            end: Batcher::start(&on, "end", move |asks: Arc<[EndAsk]>| {
+                let ledger = end.clone();
+                async move { ledger.end(&asks).await }
+            }),
+            extend: Batcher::start(&on, "extend", move |asks: Arc<[ExtendAsk]>| {
+                let ledger = extend.clone();
+                async move { ledger.extend(&asks).await }
+            }),
+            read: Batcher::start(&on, "read", move |ids: Arc<[ReservationId]>| {
+                let ledger = read.clone();
+                async move { reservations_of(&ledger, &ids).await }
+            }),
+            take: Batcher::start_in_turns(&on, "take", move |asks: Arc<[TakeAsk]>, turn| {
+                let ledger = take.clone();
+                async move { ledger.take_in_turn(&asks, turn).await }
+            }),
+            route: Batcher::start(&on, "route", move |asks: Arc<[RouteAsk]>| {
+                let ledger = route.clone();
+                async move { routes_of(&ledger, &asks).await }
+            }),
+            places: Batcher::start(&on, "places", move |skus: Arc<[Sku]>| {
+                let ledger = places.clone();
+                async move { places_of(&ledger, &skus).await }
+            }),
+            key: Batcher::start(&on, "key", move |keys: Arc<[KeyHash]>| {
+                let ledger = key.clone();
+                async move {
+                    let found = ledger.find_keys(&keys).await?;
+                    let of = |key: &KeyHash| found.iter().find(|known| known.key == *key).copied();
+                    Ok(keys.iter().map(of).collect())
+                }
+            }),
+            _thread: Arc::new(thread.drop_guard()),
+        }
+    }
+}
+
+/// A runtime on a thread of its own, which ends with the token.
+fn thread() -> (Handle, CancellationToken) {
+    let token = CancellationToken::new();
+    let ended = token.clone();
+    let (made, handle) = std::sync::mpsc::sync_channel(1);
+    let run = move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        made.send(runtime.as_ref().map(|runtime| runtime.handle().clone()).ok())
+            .ok();
+        if let Ok(runtime) = runtime {
+            runtime.block_on(ended.cancelled());
+        }
+    };
+    let started = std::thread::Builder::new().name("ledger".into()).spawn(run);
+    let handle = started.ok().and_then(|_| handle.recv().ok().flatten());
+    let handle = handle.unwrap_or_else(|| {
+        tracing::warn!("no thread for the ledger's calls: they run among the requests");
+        Handle::current()
+    });
+    (handle, token)
+}
+
+/// One read for all. The id of a part of a cart reads as its cart: which, only a read of its own can tell.
+async fn reservations_of(ledger: &Ledger, ids: &[ReservationId]) -> Result<Vec<Option<Reservation>>, LedgerError> {
+    let found = ledger.reservations(ids).await?;
+    let has_carts = found.iter().any(|found| found.id.kind() == Some(Kind::Cart));
+    let mut reservations = Vec::with_capacity(ids.len());
+    for id in ids {
+        let named = found.iter().find(|found| found.id == *id).cloned();
+        reservations.push(match named {
+            None if has_carts => ledger.reservation(*id).await?,
+            named => named,
+        });
+    }
+    Ok(reservations)
+}
+
+/// One read for all.
+async fn places_of(ledger: &Ledger, skus: &[Sku]) -> Result<Vec<Vec<Place>>, LedgerError> {
+    let mut wanted = skus.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let found = ledger.places(&wanted).await?;
+    let of = |sku: &Sku| found.iter().filter(|place| place.item.sku == *sku).cloned().collect();
+    Ok(skus.iter().map(of).collect())
+}
+
+/// One read for all who ask for the same item.
+async fn routes_of(ledger: &Ledger, asks: &[RouteAsk]) -> Result<Vec<Route>, LedgerError> {
+    let mut known: HashMap<&RouteAsk, Route> = HashMap::new();
+    let mut routes = Vec::with_capacity(asks.len());
+    for ask in asks {
+        let route = match known.get(ask) {
+            Some(route) => route.clone(),
+            None => ledger.route(&ask.sku, ask.location.as_ref()).await?,
+        };
+        known.insert(ask, route.clone());
+        routes.push(route);
+    }
+    Ok(routes)
+}
