@@ -18,8 +18,10 @@ use flashgate::dev::postgres::{self, Postgres};
 use flashgate::dev::redis::{self, Redis};
 use tokio_util::sync::CancellationToken;
 
-/// How many numbered Redis databases the shared Redis has, so how many tests can have one.
-const REDIS_DATABASES: u16 = 4_096;
+/// How many numbered databases a shared Redis has: as many as its client can name.
+const REDIS_DATABASES: u16 = 256;
+/// How many Redis are shared; together they have as many databases as tests can have.
+const REDIS_SERVERS: u16 = 4;
 
 /// Run by the guard, with the root directory as `$1`: waits for the end of its input, then kills
 /// every server whose pid file lies under the root (and whose command line names its directory, as
@@ -57,9 +59,9 @@ struct Root {
     _guard: Child,
 }
 
-/// One Redis and one Postgres for all tests of this program.
+/// A few Redis and one Postgres for all tests of this program.
 pub(crate) struct Shared {
-    redis: Redis,
+    redis: Vec<Redis>,
     postgres: Postgres,
     next_redis: AtomicU16,
     next_database: AtomicU32,
@@ -109,16 +111,19 @@ impl Shared {
         // It stays until the program ends, and the guard removes it.
         let home = root().join("shared");
         let halt = CancellationToken::new();
-        let redis = redis::Settings {
-            databases: REDIS_DATABASES,
-            ..redis::Settings::new(&home)
+        let redis = |number: u16| {
+            let settings = redis::Settings {
+                databases: REDIS_DATABASES,
+                ..redis::Settings::new(root().join(format!("shared-{number}")))
+            };
+            Redis::start(settings, &halt).expect("a shared Redis starts")
         };
         let postgres = postgres::Settings {
             fsync: false,
             ..postgres::Settings::new(&home)
         };
         Shared {
-            redis: Redis::start(redis, &halt).expect("the shared Redis starts"),
+            redis: (0..REDIS_SERVERS).map(redis).collect(),
             postgres: Postgres::start(postgres, &halt).expect("the shared Postgres starts"),
             next_redis: AtomicU16::new(0),
             next_database: AtomicU32::new(0),
@@ -136,11 +141,12 @@ impl Shared {
     }
 
     /// The URL of an empty, numbered Redis database that no other test has. Scripts and channels are
-    /// common to all of them.
+    /// common to all of a server.
     pub(crate) fn redis(&self) -> String {
         let number = self.next_redis.fetch_add(1, Ordering::Relaxed);
-        assert!(number < REDIS_DATABASES, "every test has a Redis database of its own");
-        format!("{}/{number}", self.redis.url())
+        let server = self.redis.get(usize::from(number / REDIS_DATABASES));
+        let server = server.expect("every test has a Redis database of its own");
+        format!("{}/{}", server.url(), number % REDIS_DATABASES)
     }
 }
 
