@@ -7,7 +7,7 @@
 //! long as one can take, the set is read again.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::domain::key::KeyHash;
@@ -31,15 +31,20 @@ const KEYS_MAX: usize = 4_000_000;
 pub(in crate::http) struct Earlier {
     ledger: Ledger,
     kept: Arc<RwLock<HashMap<i32, Kept>>>,
-    /// Whoever reads a set holds this, so that a crowd reads it once.
-    reading: Arc<tokio::sync::Mutex<()>>,
+    /// Sales whose first read is under way, or was in vain.
+    reading: Arc<Mutex<HashMap<i32, Arc<Reading>>>>,
 }
+
+/// When a read was in vain, and why. Whoever reads holds it, so that a crowd reads a set once.
+type Reading = tokio::sync::Mutex<Option<(Instant, Problem)>>;
 
 #[derive(Clone, Debug)]
 struct Kept {
     keys: Arc<Keys>,
     first_at: Instant,
     read_at: Instant,
+    /// When somebody last began to read it.
+    tried_at: Instant,
 }
 
 /// First bytes of keys.
@@ -69,7 +74,7 @@ impl Keys {
 
 impl Kept {
     fn is_due(&self) -> bool {
-        self.read_at.duration_since(self.first_at) < SETTLED_AFTER && self.read_at.elapsed() >= AGAIN_AFTER
+        self.read_at.duration_since(self.first_at) < SETTLED_AFTER && self.tried_at.elapsed() >= AGAIN_AFTER
     }
 }
 
@@ -119,15 +124,31 @@ impl Earlier {
     fn is_mine(&self, sale: &Sale) -> bool {
         let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         let due = kept.get_mut(&sale.no).filter(|kept| kept.is_due());
-        due.map(|kept| kept.read_at = Instant::now()).is_some()
+        due.map(|kept| kept.tried_at = Instant::now()).is_some()
     }
 
     async fn first(&self, sale: &Sale) -> Result<Arc<Keys>, Problem> {
-        let _turn = self.reading.lock().await;
-        match self.known(sale) {
-            Some(kept) => Ok(kept.keys),
-            None => self.read(sale).await,
+        let reading = Arc::clone(self.reading().entry(sale.no).or_default());
+        let mut in_vain = reading.lock().await;
+        if let Some(kept) = self.known(sale) {
+            return Ok(kept.keys);
         }
+        // Whoever waited for a read that failed need not wait for another.
+        if let Some((_, problem)) = in_vain.as_ref().filter(|(at, _)| at.elapsed() < AGAIN_AFTER) {
+            return Err(problem.clone());
+        }
+        let read = self.read(sale).await;
+        match &read {
+            Ok(_) => {
+                self.reading().remove(&sale.no);
+            }
+            Err(problem) => *in_vain = Some((Instant::now(), problem.clone())),
+        }
+        read
+    }
+
+    fn reading(&self) -> MutexGuard<'_, HashMap<i32, Arc<Reading>>> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read(&self, sale: &Sale) -> Result<Arc<Keys>, Problem> {
@@ -152,6 +173,7 @@ impl Earlier {
             keys: Arc::clone(&keys),
             first_at,
             read_at,
+            tried_at: read_at,
         };
         kept.insert(sale.no, now);
         Ok(keys)
