@@ -1,5 +1,6 @@
 //! The integration tests: one program, real servers.
 
+mod books;
 mod crowd;
 mod dev;
 mod events;
