@@ -31,7 +31,9 @@ pub(super) fn decide(
     stocks: &mut Stocks,
 ) -> Result<Fate, LedgerError> {
     let refused = |answer| Ok(Fate::Refused(answer));
-    if let Some(answer) = against(keys, &claims.whole) {
+    // By the contract's order: a replay, the sale, the time to pay, and only then the order's line.
+    let whole = against(keys, &claims.whole);
+    if let Some(answer @ (TakeAnswer::Replayed(_) | TakeAnswer::KeyReused)) = whole {
         return refused(answer);
     }
     let mut hold_max_ms = HOLD_MAX_MS;
@@ -53,6 +55,9 @@ pub(super) fn decide(
     }
     if ask.ttl_ms.is_some_and(|ttl_ms| ttl_ms > hold_max_ms) {
         return refused(TakeAnswer::TtlTooLong { hold_max_ms });
+    }
+    if let Some(answer) = whole {
+        return refused(answer);
     }
     for claimant in &claims.lines {
         match against(keys, claimant) {

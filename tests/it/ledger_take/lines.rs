@@ -1,8 +1,10 @@
 //! Single lines: in order, once, and only what is there.
 
+use flashgate::domain::id::{Item, SaleId};
 use flashgate::domain::reservation::{Ending, Status};
+use flashgate::domain::time::Millis;
 use flashgate::ledger::sale::NewSale;
-use flashgate::ledger::{EndAnswer, Short, TakeAnswer};
+use flashgate::ledger::{EndAnswer, HOLD_MAX_MS, Short, TakeAnswer, TakeAsk};
 use futures::future::join_all;
 
 use super::{assert_sound, end, expire, keyed, line, read, reserved, take, taken};
@@ -97,19 +99,7 @@ async fn what_is_kept_back_is_not_taken() {
         [TakeAnswer::OnSale(sale.item.clone())]
     );
     let item = desk.stock("b", 10).await;
-    let draft = NewSale {
-        id: flashgate::domain::id::SaleId::try_from("b").expect("an id"),
-        item: item.clone(),
-        allocation: 8,
-        per_user_limit: None,
-        user_rate: None,
-        hold_ms: 900_000,
-        hold_max_ms: 3_600_000,
-        buckets: 1,
-        starts_at: None,
-        ends_at: None,
-        ack_wait_ms: 1_000,
-    };
+    let draft = sale_of(&item, None);
     desk.ledger
         .create_sale(&draft, &flashgate::ledger::once::By::default(), None)
         .await
@@ -120,6 +110,52 @@ async fn what_is_kept_back_is_not_taken() {
         matches!(&answers[0], TakeAnswer::Insufficient(short) if short[0].available == 0),
         "what a sale to come has set aside is not for sale: {answers:?}"
     );
+}
+
+/// What comes first by the contract: whoever retries must not be told of the order while nothing could be sold anyway.
+#[tokio::test]
+async fn a_sale_that_waits_is_told_before_what_the_order_holds() {
+    let desk = Desk::open().await;
+    let item = desk.stock("a", 10).await;
+    taken(&desk, keyed(line(&desk, "o1", &item, 2), "k1")).await;
+    let other = keyed(line(&desk, "o1", &item, 2), "k2");
+    let long = TakeAsk {
+        ttl_ms: Some(HOLD_MAX_MS + 1),
+        ..other.clone()
+    };
+    let answers = take(&desk, &[other.clone(), long]).await;
+    assert!(matches!(answers[0], TakeAnswer::OrderAlreadyReserved(_)), "{answers:?}");
+    assert_eq!(
+        answers[1],
+        TakeAnswer::TtlTooLong {
+            hold_max_ms: HOLD_MAX_MS
+        }
+    );
+    let scheduled = sale_of(&item, Some(Millis(32_503_680_000_000)));
+    desk.ledger
+        .create_sale(&scheduled, &flashgate::ledger::once::By::default(), None)
+        .await
+        .expect("creates");
+    let again = keyed(line(&desk, "o1", &item, 2), "k1");
+    let answers = take(&desk, &[other, again]).await;
+    assert_eq!(answers[0], TakeAnswer::OnSale(item));
+    assert!(matches!(answers[1], TakeAnswer::Replayed(_)), "{answers:?}");
+}
+
+fn sale_of(item: &Item, starts_at: Option<Millis>) -> NewSale {
+    NewSale {
+        id: SaleId::try_from("b").expect("an id"),
+        item: item.clone(),
+        allocation: 8,
+        per_user_limit: None,
+        user_rate: None,
+        hold_ms: 900_000,
+        hold_max_ms: 3_600_000,
+        buckets: 1,
+        starts_at,
+        ends_at: None,
+        ack_wait_ms: 1_000,
+    }
 }
 
 #[tokio::test]
