@@ -6,7 +6,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::balance::{ensure_balance, location_is_known};
+use super::balance::{ensure_balance, location_is_known, lock_balance};
 use super::once::{By, Claim, Key, claim};
 use super::post::{Deltas, EventType, Movement, post};
 use super::retry::retried;
@@ -138,12 +138,21 @@ impl Ledger {
         .bind(sku.safety_stock)
         .execute(&mut *tx)
         .await?;
+        sqlx::query(
+            "-- balance.lock_of_sku: in key order, as every poster of several items does; by itself, for a statement that
+             -- locks a row and then updates it looks for the row as it was before it waited, and may find another in line
+             SELECT 1 FROM inventory_balance WHERE sku_id = $1 AND NOT safety_stock_apart AND safety_stock <> $2
+             ORDER BY location_id COLLATE \"C\" FOR NO KEY UPDATE",
+        )
+        .bind(sku.sku.as_str())
+        .bind(sku.safety_stock)
+        .execute(&mut *tx)
+        .await?;
         let changes: Vec<(String, i64)> = sqlx::query_as(
-            "-- balance.safety_of_sku: locked in key order first, as every poster of several items does
-             WITH old AS MATERIALIZED (
+            "-- balance.safety_of_sku
+             WITH old AS (
                  SELECT sku_id, location_id, safety_stock FROM inventory_balance
-                 WHERE sku_id = $1 AND NOT safety_stock_apart AND safety_stock <> $2
-                 ORDER BY location_id COLLATE \"C\" FOR NO KEY UPDATE)
+                 WHERE sku_id = $1 AND NOT safety_stock_apart AND safety_stock <> $2)
              UPDATE inventory_balance b SET safety_stock = $2 FROM old
              WHERE b.sku_id = old.sku_id AND b.location_id = old.location_id
              RETURNING b.location_id, old.safety_stock - $2",
@@ -204,20 +213,18 @@ impl Ledger {
             return Ok(Put::UnknownLocation);
         }
         ensure_balance(&mut tx, item, by).await?;
-        let freed: i64 = sqlx::query_scalar(
+        let units_now = units.unwrap_or(of_sku);
+        let freed = lock_balance(&mut tx, item).await?.safety_stock - units_now;
+        sqlx::query(
             "-- balance.safety_apart
-             WITH old AS MATERIALIZED (
-                 SELECT sku_id, location_id, safety_stock FROM inventory_balance
-                 WHERE sku_id = $1 AND location_id = $2 FOR NO KEY UPDATE)
-             UPDATE inventory_balance b SET safety_stock = $3, safety_stock_apart = $4 FROM old
-             WHERE b.sku_id = old.sku_id AND b.location_id = old.location_id
-             RETURNING old.safety_stock - $3",
+             UPDATE inventory_balance SET safety_stock = $3, safety_stock_apart = $4
+             WHERE sku_id = $1 AND location_id = $2",
         )
         .bind(item.sku.as_str())
         .bind(item.location.as_str())
-        .bind(units.unwrap_or(of_sku))
+        .bind(units_now)
         .bind(units.is_some())
-        .fetch_one(&mut *tx)
+        .execute(&mut *tx)
         .await?;
         if freed != 0 {
             post(&mut tx, &[safety_movement(item.clone(), freed, by)]).await?;
