@@ -5,7 +5,7 @@
 //! A reservation lies in the hot tier until 48 h after its day's last ending, then in the cold one, which is read
 //! only. Deadlines read from here have every stall in them.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
@@ -261,6 +261,11 @@ impl Locked {
 
     pub(super) fn get_mut(&mut self, row: &Uuid) -> &mut ReservationRow {
         self.rows.get_mut(row).expect("rows_of names rows that are here")
+    }
+
+    /// What they hold or held.
+    pub(super) fn items(&self) -> Result<BTreeSet<Item>, LedgerError> {
+        self.rows.values().map(ReservationRow::item).collect()
     }
 
     /// The reservation of this id.

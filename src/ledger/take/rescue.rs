@@ -42,7 +42,9 @@ pub(in crate::ledger) async fn rescue(
     }
     let all: Vec<Claimant> = candidates.iter().flat_map(Late::claimants).copied().collect();
     let mut keys = Keys::claim(tx, &all).await?;
-    let mut stocks = Stocks::lock(tx, candidates.iter().flat_map(|late| &late.items)).await?;
+    // Of every ask: the endings that are not late take their balances after these, and all in one order.
+    let items = rows.items()?;
+    let mut stocks = Stocks::lock(tx, items.iter()).await?;
     let (mut anew, mut movements) = (Vec::new(), Vec::new());
     for late in &candidates {
         if !late.fits(rows, &keys, &stocks) {

@@ -2,6 +2,7 @@
 
 mod carts;
 mod lines;
+mod races;
 mod rescue;
 
 use flashgate::domain::id::{Item, OrderId, UserId};
