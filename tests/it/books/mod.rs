@@ -7,6 +7,7 @@
 mod book;
 mod check;
 mod checkout;
+mod crowd;
 mod movements;
 mod people;
 mod sales;
