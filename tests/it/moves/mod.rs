@@ -2,6 +2,7 @@
 
 mod approvals;
 mod corrections;
+mod cut;
 mod returns;
 mod together;
 mod transfers;

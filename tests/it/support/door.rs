@@ -202,6 +202,11 @@ impl Door {
         self.admin(Method::POST, path, Some(body)).await
     }
 
+    /// Posts to the admin listener; none where the connection breaks.
+    pub(crate) async fn try_post(&self, path: &str, body: &Value) -> Option<Told> {
+        self.try_ask(self.admin, Method::POST, path, Some(body), &[]).await
+    }
+
     pub(crate) async fn patch(&self, path: &str, body: Value) -> Told {
         self.admin(Method::PATCH, path, Some(body)).await
     }
