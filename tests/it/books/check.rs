@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use flashgate::domain::balance::{Balance, Image};
 use flashgate::domain::id::Sku;
 use flashgate::domain::reservation_id::ReservationId;
-use flashgate::ledger::replay::Subject;
+use flashgate::ledger::replay::{Replay, Subject};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -192,7 +192,9 @@ impl Play {
     /// What `flashgate replay` would tell.
     async fn replay(&self, sku: &str) {
         let subject = Subject::Stock(Sku::try_from(sku).expect("a SKU"), None);
-        let told = self.ledger.replay(&subject, None).await.expect("Postgres answers");
+        let Replay::Told(told) = self.ledger.replay(&subject, None).await.expect("Postgres answers") else {
+            panic!("nothing is under way");
+        };
         assert_eq!(told.breaks, []);
         assert_eq!(told.stock.len(), self.book.locations.len());
         for stock in &told.stock {

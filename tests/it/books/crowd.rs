@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, SubsecRound, Utc};
 use flashgate::domain::id::Sku;
-use flashgate::ledger::replay::Subject;
+use flashgate::ledger::replay::{Replay, Subject};
 use flashgate::ledger::{self, Ledger};
 use futures::future::join_all;
 use rand::rngs::StdRng;
@@ -486,7 +486,9 @@ async fn everybody_at_once_leaves_what_they_were_told() {
     let replayer = Ledger::new(&ledger::Settings::new(&database_url)).expect("an address");
     for sku in SKUS {
         let subject = Subject::Stock(Sku::try_from(sku).expect("a SKU"), None);
-        let told = replayer.replay(&subject, None).await.expect("Postgres answers");
+        let Replay::Told(told) = replayer.replay(&subject, None).await.expect("Postgres answers") else {
+            panic!("nothing is under way");
+        };
         assert_eq!(told.breaks, []);
     }
     let deadlocks: i64 =
