@@ -526,7 +526,7 @@ impl Book {
             }
             let Some(sale) = &stock.sale else { continue };
             let sells = matches!(sale.state, State::Live | State::Paused) && Some(sale.no) == line.sale;
-            if !sells || late.lines.len() > 1 || line.units > stock.is.escrowed {
+            if !sells || line.units > stock.is.escrowed {
                 return Some(false);
             }
             if let (Some(limit), Some(user)) = (sale.limit, &late.request.user)
@@ -534,7 +534,7 @@ impl Book {
             {
                 return Some(false);
             }
-            by_lane = sale.buckets > 1;
+            by_lane |= sale.buckets > 1;
         }
         (!by_lane).then_some(true)
     }
