@@ -1,8 +1,8 @@
 //! The books: whatever moves stock, in any order and all at once, leaves them as a small model in memory has them.
 //!
 //! [`every_movement_does_what_the_book_says`] plays random sequences through a gateway and compares every figure after
-//! each step. `BOOKS_SEQUENCES` and `BOOKS_STEPS` say how many and how long; a sequence that fails names its seed, and
-//! `BOOKS_SEED` plays that one again.
+//! each step. `BOOKS_FIRST`, `BOOKS_SEQUENCES` and `BOOKS_STEPS` say which, how many and how long; a sequence that fails
+//! names its seed, and `BOOKS_SEED` plays that one again.
 
 mod book;
 mod check;
@@ -192,7 +192,7 @@ async fn every_movement_does_what_the_book_says() {
     let one = number("BOOKS_SEED");
     let count = number("BOOKS_SEQUENCES").unwrap_or(20);
     let steps = usize::try_from(number("BOOKS_STEPS").unwrap_or(50)).expect("few");
-    let first = one.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let first = one.unwrap_or_else(|| number("BOOKS_FIRST").unwrap_or(1));
     let seeds = first..first + if one.is_some() { 1 } else { count };
     let played = stream::iter(seeds)
         .map(|seed| {

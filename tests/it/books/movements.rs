@@ -7,8 +7,19 @@ use serde_json::{Value, json};
 use super::book::{Adjustment, Approval, Mark, Moved, image};
 use super::{Play, UNITS_ALONE, UNITS_CORRECTED};
 use crate::support::door::Told;
+use flashgate::domain::balance::Balance;
 
 const ADJUSTMENTS: &str = "/api/inventory/adjustments";
+
+/// The rule that wants a second person for a change by hand that leaves this, if one does.
+fn second_person(delta: i64, after: &Balance) -> Option<&'static str> {
+    let is_short = after.on_hand - after.reserved - after.unavailable < after.safety_stock;
+    match () {
+        () if delta.abs() > UNITS_ALONE => Some("size"),
+        () if delta < 0 && is_short => Some("safety_stock"),
+        () => None,
+    }
+}
 
 impl Play {
     pub(super) async fn receive(&mut self, item: usize) {
@@ -67,12 +78,7 @@ impl Play {
         }
         let is_manual = !matches!(reason, "stock_received" | "return_processed");
         let after = Moved::by(reason, delta).of(stock.is);
-        let is_short = after.on_hand - after.reserved - after.unavailable < after.safety_stock;
-        let why = match () {
-            () if is_manual && delta.abs() > UNITS_ALONE => Some("size"),
-            () if is_manual && delta < 0 && is_short => Some("safety_stock"),
-            () => None,
-        };
+        let why = second_person(delta, &after).filter(|_| is_manual);
         let Some(why) = why else {
             assert!(told.replayed <= again);
             return self.see_adjusted(item, delta, reason, &sent, told.expect(201));
@@ -324,6 +330,10 @@ impl Play {
             return self.see_shortage(item, &told);
         }
         assert!(told.replayed <= again);
+        let delta = -self.book.adjustments[at].sent["delta"].as_i64().expect("units");
+        if let Some(why) = second_person(delta, &after) {
+            return self.reject_undo(event, why, told.expect(202)).await;
+        }
         let told = told.expect(201);
         assert_eq!(
             (&told["before"], &told["after"]),
@@ -333,6 +343,19 @@ impl Play {
         self.book.carry_out(item, moved);
         self.book.firm.push(told["eventId"].as_i64().expect("a number"));
         self.book.adjustments[at].undone = Some(told);
+    }
+
+    /// What is large takes two people to undo as well; this one is not undone.
+    async fn reject_undo(&mut self, event: i64, why: &str, told: Value) {
+        assert_eq!(
+            (&told["status"], &told["why"], &told["undoes"]),
+            (&json!("PENDING_APPROVAL"), &json!(why), &json!(event))
+        );
+        let id = told["approvalId"].as_str().expect("an id");
+        let (told, _) = self
+            .post_as("ann", &format!("/admin/approvals/{id}/reject"), &json!({}))
+            .await;
+        assert_eq!(told.expect(200)["status"], "REJECTED");
     }
 
     /// Units that shoppers are not offered: of a SKU everywhere, or at one location.
