@@ -283,6 +283,7 @@ async fn run_gateway(
     if let Some(flash) = gateway.flash.get() {
         flash.quit().await;
     }
+    gateway.calls.close().await;
     gateway.ledger.close().await;
     Ok(())
 }

@@ -39,6 +39,7 @@ pub struct LedgerCalls {
     pub(super) places: Batcher<Sku, Vec<Place>>,
     /// Who has a key.
     pub(super) key: Batcher<KeyHash, Option<KeyFound>>,
+    ledger: Ledger,
     _thread: Arc<DropGuard>,
 }
 
@@ -49,7 +50,7 @@ impl LedgerCalls {
         let (on, thread) = thread();
         let own = ledger.apart(CONNECTIONS_MAX);
         let (end, extend, read, take) = (own.clone(), own.clone(), own.clone(), own.clone());
-        let (route, places, key) = (own.clone(), own.clone(), own);
+        let (route, places, key) = (own.clone(), own.clone(), own.clone());
         LedgerCalls {
             end: Batcher::start(&on, "end", move |asks: Arc<[EndAsk]>| {
                 let ledger = end.clone();
@@ -83,8 +84,14 @@ impl LedgerCalls {
                     Ok(keys.iter().map(of).collect())
                 }
             }),
+            ledger: own,
             _thread: Arc::new(thread.drop_guard()),
         }
+    }
+
+    /// Gives back the connections; later calls fail.
+    pub async fn close(&self) {
+        self.ledger.close().await;
     }
 }
 

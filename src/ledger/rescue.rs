@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::endings::{Ended, GrantTicket, record};
@@ -51,6 +52,8 @@ pub enum LaneRescue {
     Asked(Vec<GrantTicket>),
     /// It is not `EXPIRED` any more: look again.
     Changed,
+    /// A sale of one of its items is being stopped, and its units are on their way to the balance: look again.
+    Draining,
     /// No lane has units for it: none of its sales is open.
     NoLane,
 }
@@ -97,6 +100,9 @@ impl Ledger {
         let expired = with_status(&rows, id, Status::Expired)?;
         if expired.is_empty() && !rows.rows_of(id.0).is_empty() {
             return Ok(LaneRescue::Changed);
+        }
+        if is_draining(&mut tx, &expired).await? {
+            return Ok(LaneRescue::Draining);
         }
         let mut in_lanes = Vec::with_capacity(expired.len());
         for row in expired {
@@ -184,6 +190,20 @@ fn with_status(rows: &Locked, id: ReservationId, status: Status) -> Result<Vec<&
         }
     }
     Ok(found)
+}
+
+/// Whether a sale of one of these items, be it another one than theirs, still has units on their way home.
+async fn is_draining(tx: &mut PgConnection, rows: &[&ReservationRow]) -> Result<bool, LedgerError> {
+    Ok(sqlx::query_scalar(
+        "-- rescue.draining
+         SELECT EXISTS (
+             SELECT 1 FROM sale s JOIN UNNEST($1::text[], $2::text[]) AS i(sku_id, location_id) USING (sku_id, location_id)
+             WHERE s.state = 'ended' AND NOT s.drained)",
+    )
+    .bind(rows.iter().map(|row| row.sku_id.as_str()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.location_id.as_str()).collect::<Vec<_>>())
+    .fetch_one(tx)
+    .await?)
 }
 
 fn ticket(grant_id: i64, lane: i16) -> GrantTicket {

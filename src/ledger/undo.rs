@@ -102,11 +102,15 @@ impl Ledger {
             Ok(reversal) => reversal,
             Err(answer) => return Ok(answer),
         };
+        // Asked before: that is the answer, also where its units have gone meanwhile.
         if let Some(approval) = waiting_undo(&mut tx, event_id).await? {
             return Ok(Undone::Pending {
                 approval: Box::new(approval),
                 replayed: true,
             });
+        }
+        if let Some(answer) = reversal.stands_in_the_way() {
+            return Ok(answer);
         }
         let id = Uuid::new_v4();
         let after = reversal.foresee();
@@ -139,9 +143,13 @@ pub(super) async fn take_back(
     note: Option<&str>,
     by: &By,
 ) -> Result<Undone, LedgerError> {
-    match look(tx, event_id).await? {
-        Ok(reversal) => Ok(Undone::Done(reversal.carry_out(tx, id, note, by).await?)),
-        Err(answer) => Ok(answer),
+    let reversal = match look(tx, event_id).await? {
+        Ok(reversal) => reversal,
+        Err(answer) => return Ok(answer),
+    };
+    match reversal.stands_in_the_way() {
+        Some(answer) => Ok(answer),
+        None => Ok(Undone::Done(reversal.carry_out(tx, id, note, by).await?)),
     }
 }
 
@@ -163,10 +171,6 @@ async fn look(tx: &mut PgConnection, event_id: i64) -> Result<Result<Reversal, U
     let item = read_item(&wrong.sku_id, &wrong.location_id)?;
     let deltas = read_deltas(tx, event_id, wrong.created_at).await?.reversed();
     let found = lock_balance(tx, &item).await?;
-    if !fits(&found, &deltas) {
-        let wanted = wrong.delta.abs();
-        return Ok(Err(Undone::Insufficient { wanted, found }));
-    }
     Ok(Ok(Reversal {
         event_id,
         item,
@@ -177,6 +181,14 @@ async fn look(tx: &mut PgConnection, event_id: i64) -> Result<Result<Reversal, U
 }
 
 impl Reversal {
+    /// The answer where units that it would take are promised by now, or gone.
+    fn stands_in_the_way(&self) -> Option<Undone> {
+        (!fits(&self.found, &self.deltas)).then(|| Undone::Insufficient {
+            wanted: self.wrong.delta.abs(),
+            found: self.found,
+        })
+    }
+
     /// The balance after it.
     fn foresee(&self) -> Balance {
         let mut after = self.found;

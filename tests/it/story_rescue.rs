@@ -26,6 +26,15 @@ async fn lapsed(door: &Door, body: &Value) -> String {
     id
 }
 
+/// A durable reservation, as soon as there are units for it: those of an expiry take a moment to come back.
+async fn bought(door: &Door, body: &Value) -> Heard {
+    until("units", async || {
+        let made = reserve(door, &[("prefer", "wait=10")], body).await;
+        (made.status == 201).then_some(made)
+    })
+    .await
+}
+
 async fn stock(door: &Door, sku: &str) -> (i64, i64, i64) {
     sqlx::query_as("SELECT on_hand, reserved, sold FROM inventory_balance WHERE sku_id = $1")
         .bind(sku)
@@ -71,8 +80,7 @@ async fn a_late_payment_gets_nothing_that_is_another_s() {
     let whole = Whole::empty().await;
     put_on_sale(&whole, "a", 2, json!({})).await;
     let id = expired(&whole, "o1", "a", json!({"quantity": 2})).await;
-    let other = reserve(&whole, &[("prefer", "wait=10")], &line("o2", "a", json!({}))).await;
-    assert_eq!(other.status, 201, "{}", other.text);
+    let other = bought(&whole, &line("o2", "a", json!({}))).await;
     let late = whole.commit(&id).await;
     assert_eq!(
         (late.problem(), &late.body["refundRequired"]),
@@ -81,8 +89,7 @@ async fn a_late_payment_gets_nothing_that_is_another_s() {
     assert_eq!(whole.reservation(&id).await.body["status"], "EXPIRED");
     // The units are free again, but the order has the item under another reservation by now.
     whole.release(&other.id()).await.expect(200);
-    let anew = reserve(&whole, &[("prefer", "wait=10")], &line("o1", "a", json!({}))).await;
-    assert_eq!(anew.status, 201, "{}", anew.text);
+    let anew = bought(&whole, &line("o1", "a", json!({}))).await;
     let late = whole.commit(&id).await;
     assert_eq!(late.problem(), (409, "RESERVATION_EXPIRED"));
     whole.commit(&anew.id()).await.expect(200);
@@ -125,6 +132,34 @@ async fn a_late_payment_is_served_by_the_engine_that_serves_the_item_by_then() {
     );
     whole.settled().await;
     assert_eq!(stock(&whole, "a").await, (2, 0, 2));
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_payment_waits_for_a_sale_that_is_being_stopped() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 3, json!({})).await;
+    let id = expired(&whole, "o1", "a", json!({})).await;
+    // No grant gets a number while the lanes are locked, so no unit comes home.
+    let mut lanes = whole.pool.begin().await.expect("Postgres answers");
+    let lock = sqlx::query("SELECT FROM lane FOR NO KEY UPDATE").execute(&mut *lanes).await;
+    assert!(lock.expect("it locks").rows_affected() > 0);
+    let told_early = async {
+        until("the end", async || {
+            let state = sqlx::query_scalar::<_, String>("SELECT state::text FROM sale").fetch_one(&whole.pool);
+            (state.await.expect("a sale") == "ended").then_some(())
+        })
+        .await;
+        let early = whole.commit(&id).await;
+        lanes.rollback().await.expect("it lets go");
+        early
+    };
+    let (_, early) = tokio::join!(whole.act("a", "stop"), told_early);
+    assert_eq!(early.problem(), (503, "STOCK_UNAVAILABLE"), "{}", early.body);
+    whole.until_drained().await;
+    assert_eq!(whole.commit(&id).await.expect(200)["rescued"], true);
+    whole.settled().await;
+    assert_eq!(stock(&whole, "a").await, (2, 0, 1));
     whole.stop().await;
 }
 
@@ -376,8 +411,7 @@ async fn a_late_payment_gets_units_from_every_bucket() {
             break;
         }
         let order = format!("other-{n}");
-        let heard = reserve(&whole, &[("prefer", "wait=10")], &line(&order, "a", json!({}))).await;
-        assert_eq!(heard.status, 201, "{}", heard.text);
+        let heard = bought(&whole, &line(&order, "a", json!({}))).await;
         if lane_of(&order).await != home {
             whole.release(&heard.id()).await.expect(200);
         }

@@ -18,6 +18,7 @@ use crate::http::body::ReservationBody;
 use crate::http::code::Code;
 use crate::http::idempotency::mark_replayed;
 use crate::http::problem::Problem;
+use crate::http::reserve::{CHANGE_LOOK, CHANGE_WITHIN, changing};
 use crate::http::standing::{Standing, find, not_durable_yet, parse_id, unknown};
 use crate::http::trace::{Operator, Traced};
 use crate::ledger::{EndAnswer, EndAsk, GrantTicket, LaneRescue, Scattered};
@@ -107,7 +108,8 @@ async fn try_end(
         operator: caller.operator.0,
         unless_in_cart: false,
     };
-    let mut in_lane = false;
+    let started = Instant::now();
+    let mut taking = Anew::Look;
     loop {
         match gateway.calls.end.ask(ask.clone()).await? {
             EndAnswer::Done {
@@ -127,8 +129,8 @@ async fn try_end(
                 return Ok(Ended { body, replayed });
             }
             EndAnswer::Refused(reservation) if ending == Ending::Commit => {
-                if reservation.status == Status::Expired && !in_lane && taken_anew(gateway, id).await? {
-                    in_lane = true;
+                if reservation.status == Status::Expired && taking == Anew::Look {
+                    taking = taken_anew(gateway, id, started).await?;
                     continue;
                 }
                 if reservation.status == Status::Expired && id.kind() == Some(Kind::Cart) {
@@ -156,8 +158,18 @@ async fn try_end(
     }
 }
 
-/// Asks the lanes of an expired reservation for its units, where sales sell them; true: look again.
-async fn taken_anew(gateway: &Gateway, id: ReservationId) -> Result<bool, Problem> {
+/// Where the units for a late payment may come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anew {
+    /// To be found out.
+    Look,
+    /// No lane and no stop had any on their way: if the balance does not have them now, nobody has.
+    Asked,
+}
+
+/// Asks the lanes of an expired reservation for its units, where sales sell them, and waits for a sale that is being
+/// stopped; the commit is to be tried again.
+async fn taken_anew(gateway: &Gateway, id: ReservationId, started: Instant) -> Result<Anew, Problem> {
     let gathered = gateway.ledger.scattered(id).await?.into_iter().map(async |needs| {
         let Scattered { sale, lane, units } = needs;
         gateway.flash.gather(&Arc::new(sale), lane, units).await
@@ -171,11 +183,19 @@ async fn taken_anew(gateway: &Gateway, id: ReservationId) -> Result<bool, Proble
     }
     let tickets = match gateway.ledger.rescue_in_lane(id).await? {
         LaneRescue::Asked(tickets) => tickets,
-        LaneRescue::Changed => return Ok(true),
-        LaneRescue::NoLane => return Ok(false),
+        LaneRescue::Changed | LaneRescue::NoLane => return Ok(Anew::Asked),
+        LaneRescue::Draining if started.elapsed() < CHANGE_WITHIN => {
+            tokio::time::sleep(CHANGE_LOOK).await;
+            return Ok(Anew::Look);
+        }
+        LaneRescue::Draining => {
+            return Err(changing(
+                "the reservation had expired, and its item's sale is being stopped",
+            ));
+        }
     };
     if taken_back(gateway, &tickets, Instant::now() + IN_FORCE_MAX).await? {
-        return Ok(true);
+        return Ok(Anew::Asked);
     }
     Err(late(
         gateway,

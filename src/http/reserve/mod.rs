@@ -34,9 +34,10 @@ use super::problem::Problem;
 use super::trace::Traced;
 use crate::metric;
 
-/// How long a request waits for a sale to come to its lanes, or for a stop to drain, before it is told to come back.
-const CHANGE_WITHIN: Duration = Duration::from_secs(1);
-const CHANGE_LOOK: Duration = Duration::from_millis(20);
+/// How long a request waits for a sale to come to its lanes, or for a stop to drain, before it is told to come back; and
+/// between two looks.
+pub(super) const CHANGE_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const CHANGE_LOOK: Duration = Duration::from_millis(20);
 
 /// The public listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
@@ -111,6 +112,7 @@ async fn take(gateway: &Gateway, asked: &Asked, wanted: Wanted, prefer: Prefer) 
     taken
 }
 
-fn changing(what: &str) -> Problem {
+/// A sale changes just now.
+pub(super) fn changing(what: &str) -> Problem {
     Problem::new(Code::StockUnavailable, format!("{what}; come back in a moment"))
 }

@@ -91,6 +91,8 @@ impl Ledger {
             .fetch_one(&mut *tx)
             .await?;
             if !due {
+                // Else the lock would last until somebody uses the connection.
+                tx.rollback().await?;
                 return Ok(None);
             }
             since = sqlx::query_scalar(

@@ -276,6 +276,11 @@ async fn an_undo_of_a_large_change_takes_two_like_the_change_itself() {
     whole.post("/admin/sales", sale).await.expect(201);
     let told = decide(&whole, "bob", id, "approve").await;
     assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
+    let again = post_as(&whole, "ann", &path, note.clone()).await;
+    assert_eq!(
+        (again.replayed, &again.expect(202)["approvalId"]),
+        (true, &anew["approvalId"])
+    );
     whole.act("s", "stop").await.expect(200);
     whole.until_drained().await;
     let many = (0..4).map(|_| decide(&whole, "bob", id, "approve"));
