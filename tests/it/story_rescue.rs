@@ -142,7 +142,9 @@ async fn a_late_payment_waits_for_a_sale_that_is_being_stopped() {
     let id = expired(&whole, "o1", "a", json!({})).await;
     // No grant gets a number while the lanes are locked, so no unit comes home.
     let mut lanes = whole.pool.begin().await.expect("Postgres answers");
-    let lock = sqlx::query("SELECT FROM lane FOR NO KEY UPDATE").execute(&mut *lanes).await;
+    let lock = sqlx::query("SELECT FROM lane FOR NO KEY UPDATE")
+        .execute(&mut *lanes)
+        .await;
     assert!(lock.expect("it locks").rows_affected() > 0);
     let told_early = async {
         until("the end", async || {

@@ -1,8 +1,11 @@
 //! The ledger engine: reservations of what no sale serves, and carts, taken from the balances in one transaction.
 //!
 //! Set-wise: however many requests one transaction carries, each table is met by one statement, and a hot balance is
-//! locked and updated once. What comes of each is decided in memory in the order of the requests, while every key and
-//! balance that they name is ours. A cart is all or nothing, and may be made of reservations that lanes hold already.
+//! updated once. What comes of each is decided in memory in the order of the requests, while every key that they name is
+//! ours, and by balances as they were a moment ago: the update itself, the last thing before the commit, tells whether
+//! that was enough. Only where it was not, everything is undone and decided anew with the balances locked. So a hot
+//! balance is locked for an update and a commit, and not while keys and rows are written. A cart is all or nothing, and
+//! may be made of reservations that lanes hold already.
 
 mod decide;
 mod rescue;
@@ -17,7 +20,7 @@ pub(super) use rescue::{LATE_PAYMENT, rescue};
 use self::decide::{Fate, decide};
 use self::stock::Stocks;
 use super::claims::{Claimant, Keys};
-use super::post::post;
+use super::post::{Movement, Posted, post};
 use super::reservation::{Locked, lock};
 use super::retry::retried;
 use super::turn::Turn;
@@ -98,8 +101,8 @@ impl Ledger {
         self.take_in_turn(asks, Turn::default()).await
     }
 
-    /// The same, and passes the turn on when all that is left is to commit: whoever comes next has its keys claimed by
-    /// then, and waits for our balances only.
+    /// The same, and passes the turn on when all that is left is to update the balances and commit: whoever comes next
+    /// writes its keys and rows meanwhile.
     ///
     /// # Errors
     /// As [`Ledger::take`].
@@ -108,6 +111,28 @@ impl Ledger {
     }
 
     async fn take_once(&self, asks: &[TakeAsk], turn: &mut Turn) -> Result<Vec<TakeAnswer>, LedgerError> {
+        let answers = match self.take_by(Basis::Glance, asks, turn).await? {
+            Some(answers) => answers,
+            None => {
+                let answers = self.take_by(Basis::Lock, asks, turn).await?;
+                answers.ok_or_else(|| LedgerError::Broken("a locked balance has changed".into()))?
+            }
+        };
+        for answer in &answers {
+            if let TakeAnswer::Taken(reservation) = answer {
+                log(reservation, asks);
+            }
+        }
+        Ok(answers)
+    }
+
+    /// `None`: somebody else took what was seen; nothing was written.
+    async fn take_by(
+        &self,
+        basis: Basis,
+        asks: &[TakeAsk],
+        turn: &mut Turn,
+    ) -> Result<Option<Vec<TakeAnswer>>, LedgerError> {
         let mut tx = self.begin().await?;
         let parts = match asks.iter().any(|ask| !ask.parts.is_empty()) {
             true => lock(&mut tx, asks.iter().flat_map(|ask| ask.parts.iter().copied())).await?,
@@ -116,8 +141,11 @@ impl Ledger {
         let claims = asks.iter().map(Claims::of).collect::<Vec<_>>();
         let all: Vec<Claimant> = claims.iter().flat_map(Claims::all).copied().collect();
         let mut keys = Keys::claim(&mut tx, &all).await?;
-        let items: Vec<&Item> = asks.iter().flat_map(|ask| &ask.lines).map(|line| &line.item).collect();
-        let mut stocks = Stocks::lock(&mut tx, items.into_iter()).await?;
+        let items = asks.iter().flat_map(|ask| &ask.lines).map(|line| &line.item);
+        let mut stocks = match basis {
+            Basis::Glance => Stocks::glance(&mut tx, items).await?,
+            Basis::Lock => Stocks::lock(&mut tx, items).await?,
+        };
         let mut fates = Vec::with_capacity(asks.len());
         let mut claimed_parts = std::collections::HashSet::new();
         for (ask, claims) in asks.iter().zip(&claims) {
@@ -129,15 +157,33 @@ impl Ledger {
             fates.push(fate);
         }
         keys.settle(&mut tx).await?;
-        let answers = write(&mut tx, asks, &claims, fates, &parts).await?;
+        let (answers, movements) = write(&mut tx, asks, &claims, fates, &parts).await?;
         turn.pass();
-        tx.commit().await?;
-        for answer in &answers {
-            if let TakeAnswer::Taken(reservation) = answer {
-                log(reservation, asks);
-            }
+        if was_enough(post(&mut tx, &movements).await, basis)? {
+            tx.commit().await?;
+            return Ok(Some(answers));
         }
-        Ok(answers)
+        tx.rollback().await?;
+        Ok(None)
+    }
+}
+
+/// How the balances were read that a batch is decided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Basis {
+    /// Nobody waits for whoever looks; the update tells whether it was right.
+    Glance,
+    /// Nobody changes them until the commit.
+    Lock,
+}
+
+/// Whether the balances had what the movements took. What was only glanced at may have gone, down to where the
+/// constraints refuse the update.
+fn was_enough(posted: Result<Vec<Posted>, LedgerError>, basis: Basis) -> Result<bool, LedgerError> {
+    match posted {
+        Ok(posted) => Ok(posted.iter().all(|posted| posted.after.free() >= 0)),
+        Err(error @ LedgerError::Data { .. }) if basis == Basis::Glance && !error.is_missing_partition() => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -190,13 +236,14 @@ fn part_id(cart: ReservationId, n: usize) -> Uuid {
     Uuid::from_u128((4 << 125) | (body ^ n))
 }
 
+/// Writes the rows. The movements are still to be posted.
 async fn write(
     tx: &mut PgConnection,
     asks: &[TakeAsk],
     claims: &[Claims],
     fates: Vec<Fate>,
     parts: &Locked,
-) -> Result<Vec<TakeAnswer>, LedgerError> {
+) -> Result<(Vec<TakeAnswer>, Vec<Movement>), LedgerError> {
     let mut taken = Vec::new();
     let mut rows = Vec::new();
     for ((ask, claims), fate) in asks.iter().zip(claims).zip(&fates) {
@@ -210,8 +257,7 @@ async fn write(
     let mut joins = Vec::new();
     taken.iter().for_each(|takes| takes.joins(parts, now, &mut joins));
     store::join(tx, &joins).await?;
-    let movements: Vec<_> = rows.iter().map(store::Row::movement).collect();
-    post(tx, &movements).await?;
+    let movements = rows.iter().map(store::Row::movement).collect();
     let mut taken = taken.iter();
     let answer = |fate| {
         Ok(match fate {
@@ -222,7 +268,8 @@ async fn write(
             }
         })
     };
-    fates.into_iter().map(answer).collect()
+    let answers = fates.into_iter().map(answer).collect::<Result<_, LedgerError>>()?;
+    Ok((answers, movements))
 }
 
 fn log(reservation: &Reservation, asks: &[TakeAsk]) {

@@ -7,6 +7,7 @@ use flashgate::domain::id::Item;
 use flashgate::domain::reservation::{Ending, Status};
 use flashgate::domain::reservation_id::ReservationId;
 use flashgate::domain::trace::TraceId;
+use flashgate::ledger::once::By;
 use flashgate::ledger::{EndAnswer, EndAsk, LedgerError, TakeAnswer};
 use futures::future::join_all;
 use sqlx::PgPool;
@@ -252,5 +253,38 @@ async fn a_late_payment_takes_no_balance_before_its_turn() {
         "{answers:?}"
     );
     assert!(matches!(answers[1], EndAnswer::Done { .. }), "{answers:?}");
+    assert_sound(&desk).await;
+}
+
+/// Both have seen the same few units when one of them gets the balance; the other is decided anew. Units that are kept
+/// back are no more to be had than units that are not there.
+#[tokio::test(flavor = "multi_thread")]
+async fn units_that_went_after_the_look_are_not_taken() {
+    let desk = Desk::open().await;
+    for (sku, kept_back) in [("bare", 0), ("kept", 10)] {
+        let item = desk.stock(sku, 5 + kept_back).await;
+        let set = desk
+            .ledger
+            .put_safety_stock(&item, Some(kept_back), &By::default(), None)
+            .await;
+        set.expect("Postgres answers");
+        let held = hold(&desk.pool, sku).await;
+        let takes = [(4, "many"), (3, "few")].map(|(units, who)| {
+            let (ledger, ask) = (desk.ledger.clone(), line(&desk, &format!("{who}-{sku}"), &item, units));
+            tokio::spawn(async move { ledger.take(&[ask]).await.expect("Postgres answers").remove(0) })
+        });
+        until_waiting(&desk.pool, 2).await;
+        held.rollback().await.expect("lets go");
+        let [many, few] = takes;
+        let answers = [many.await.expect("no panic"), few.await.expect("no panic")];
+        let left = |answer: &TakeAnswer| match answer {
+            TakeAnswer::Insufficient(short) => Some(short[0].available),
+            TakeAnswer::Taken(_) => None,
+            other => panic!("{other:?}"),
+        };
+        let told = answers.each_ref().map(left);
+        assert!(told == [None, Some(1)] || told == [Some(2), None], "{answers:?}");
+        assert_eq!(reserved(&desk, &item).await, if told[0].is_none() { 4 } else { 3 });
+    }
     assert_sound(&desk).await;
 }
