@@ -88,18 +88,20 @@ impl Ledger {
         wanted: &Wanted,
         limit: u16,
     ) -> Result<Option<Page>, LedgerError> {
-        let mut replica = replica.acquire().await?;
+        let mut connection = replica.acquire().await?;
         let known = self.settled();
         let mut page = None;
         if known.end.is_some() {
-            if known.is_at(&mut replica).await? != Some(true) {
+            if known.is_at(&mut connection).await? != Some(true) {
                 return Ok(None);
             }
-            page = read(&mut replica, wanted, limit, known.end).await?;
+            page = read(&mut connection, wanted, limit, known.end).await?;
             if page.as_ref().is_none_or(|page| page.next.is_some()) {
                 return Ok(page);
             }
         }
+        // Nobody waits for a connection while we wait for somebody else.
+        drop(connection);
         // At its end the ledger may have grown, and how far it is settled is for the primary to say: a small question.
         let asked = async { self.settle_events(&mut *self.reads.primary().acquire().await?).await };
         let settled = match asked.await {
@@ -113,13 +115,17 @@ impl Ledger {
             return Ok(page);
         }
         let deadline = Instant::now() + REPLAY_WAIT;
-        while settled.end.is_some() && settled.is_at(&mut replica).await? != Some(true) {
+        loop {
+            let mut connection = replica.acquire().await?;
+            if settled.end.is_none() || settled.is_at(&mut connection).await? == Some(true) {
+                return read(&mut connection, wanted, limit, settled.end).await;
+            }
             if Instant::now() >= deadline {
                 return Ok(None);
             }
+            drop(connection);
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        read(&mut replica, wanted, limit, settled.end).await
     }
 }
 
