@@ -57,15 +57,29 @@ pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<()
     holders(tx, audit).await
 }
 
+/// Reservations that were paid for after their sale: their units come from the shelf, and are the sale's no more.
+macro_rules! shelf {
+    () => {
+        "shelf AS (
+             SELECT reservation_id FROM inventory_event
+             WHERE event_type = 'inventory_reserved' AND reason = 'late_payment' AND escrowed_delta = 0
+         )"
+    };
+}
+
 /// The units of each sale that may be wrong; what is, [`SaleUnits::difference`] says.
 async fn units(tx: &mut PgConnection) -> Result<Vec<SaleUnits>, LedgerError> {
-    Ok(sqlx::query_as(
+    Ok(sqlx::query_as(concat!(
         "-- audit.sale_units
-         WITH held AS (
+         WITH ",
+        shelf!(),
+        ", held AS (
              SELECT sale_no, sum(quantity)::int8 AS units
-             FROM (SELECT sale_no, quantity, status FROM inventory_reservation
-                   UNION ALL SELECT sale_no, quantity, status FROM inventory_reservation_cold) r
-             WHERE sale_no IS NOT NULL AND status IN ('RESERVED', 'COMMITTED') GROUP BY sale_no
+             FROM (SELECT reservation_id, sale_no, quantity, status FROM inventory_reservation
+                   UNION ALL SELECT reservation_id, sale_no, quantity, status FROM inventory_reservation_cold) r
+             WHERE sale_no IS NOT NULL AND status IN ('RESERVED', 'COMMITTED')
+               AND NOT EXISTS (SELECT 1 FROM shelf WHERE shelf.reservation_id = r.reservation_id)
+             GROUP BY sale_no
          )
          SELECT sale_id, sku_id, location_id, state = 'ended' AS ended, drained, allocation,
              (recalled + coalesce((SELECT sum(counter) FROM sale_bucket b WHERE b.sale_no = s.sale_no), 0)
@@ -73,7 +87,7 @@ async fn units(tx: &mut PgConnection) -> Result<Vec<SaleUnits>, LedgerError> {
                              WHERE g.sale_no = s.sale_no AND kind IN ('units', 'end')), 0))::int8 AS free,
              coalesce(held.units, 0) AS held
          FROM sale s LEFT JOIN held USING (sale_no) ORDER BY sale_no",
-    )
+    ))
     .fetch_all(tx)
     .await?)
 }
@@ -169,9 +183,11 @@ impl SaleFigure {
 }
 
 async fn holders(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
-    let holders: Vec<Holder> = sqlx::query_as(
+    let holders: Vec<Holder> = sqlx::query_as(concat!(
         "-- audit.holders: who took something anew did so with an admin's leave, limit or not
-         SELECT sale_id, sku_id, location_id, user_id, held, per_user_limit_peak AS peak, per_user_limit AS now
+         WITH ",
+        shelf!(),
+        " SELECT sale_id, sku_id, location_id, user_id, held, per_user_limit_peak AS peak, per_user_limit AS now
          FROM (
              SELECT sale_no, user_id, sum(quantity)::int8 AS held
              FROM (SELECT reservation_id, sale_no, user_id, quantity, status FROM inventory_reservation
@@ -180,10 +196,11 @@ async fn holders(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerE
              WHERE sale_no IS NOT NULL AND user_id IS NOT NULL AND status IN ('RESERVED', 'COMMITTED')
                AND NOT EXISTS (SELECT 1 FROM quarantine q
                                WHERE q.reservation_id = r.reservation_id AND q.state = 'replayed')
+               AND NOT EXISTS (SELECT 1 FROM shelf WHERE shelf.reservation_id = r.reservation_id)
              GROUP BY sale_no, user_id
          ) h JOIN sale s USING (sale_no)
-         WHERE held > per_user_limit ORDER BY sale_no, user_id LIMIT $1",
-    )
+         WHERE held > per_user_limit ORDER BY sale_no, user_id LIMIT $1"
+    ))
     .bind(rows_max())
     .fetch_all(tx)
     .await?;

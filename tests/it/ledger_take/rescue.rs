@@ -6,7 +6,7 @@ use flashgate::domain::sale::SaleAction;
 use flashgate::ledger::EndAnswer;
 
 use super::{assert_sound, cart, end, expire, line, read, reserved, taken};
-use crate::support::ledger::{Desk, slip};
+use crate::support::ledger::{Desk, of_user, slip};
 
 async fn commits(desk: &Desk, id: ReservationId) -> Option<bool> {
     match end(desk, id, Ending::Commit).await {
@@ -70,19 +70,28 @@ async fn a_cart_is_rescued_whole_or_not() {
     assert_sound(&desk).await;
 }
 
+/// And then counts neither in the sale's allocation nor in its limit.
 #[tokio::test]
 async fn what_a_sale_that_is_over_sold_is_rescued_from_the_shelf() {
     let desk = Desk::open().await;
-    let (sale, mut lane) = desk.selling("hot", 10, None).await;
-    desk.reserve(&mut lane, &sale, vec![slip(&sale, "o1", 2)]).await;
+    let (sale, mut lane) = desk.selling("hot", 4, Some(2)).await;
+    let of = |user: &str, order: &str| of_user(slip(&sale, order, 2), user);
+    desk.reserve(&mut lane, &sale, vec![of("ann", "o1")]).await;
     let late = desk.id(&lane, 0);
     assert_eq!(expire(&desk).await, 1);
     desk.deliver(&mut lane).await;
     assert_eq!(commits(&desk, late).await, None, "the sale serves the item");
+    desk.reserve(&mut lane, &sale, vec![of("ann", "o2"), of("bob", "o3")])
+        .await;
+    for index in [0, 1] {
+        assert_eq!(commits(&desk, desk.id(&lane, index)).await, Some(false));
+    }
     desk.act("hot", SaleAction::Stop).await;
     while !desk.ledger.finish_drain(sale.no).await.expect("Postgres answers") {
         desk.deliver(&mut lane).await;
     }
+    assert_eq!(commits(&desk, late).await, None, "all is sold");
+    desk.stock("hot", 2).await;
     assert_eq!(commits(&desk, late).await, Some(true));
     assert_eq!(read(&desk, late).await.status, Status::Committed);
     assert_sound(&desk).await;
