@@ -116,7 +116,7 @@ async fn open(halves: &Halves, approval: approval::Settings) -> Result<(Ledger, 
     let flash =
         Flash::start(flash::Settings::new(&redis_url), &deployment, clock, Uuid::new_v4()).map_err(AppError::from)?;
     let deadline = Instant::now() + CONNECT_WITHIN;
-    while !flash.is_connected() {
+    while !flash.is_complete() {
         if Instant::now() > deadline {
             return Err(AppError::from(FlashError::Unavailable("not connected".into())).into());
         }

@@ -21,6 +21,8 @@ use crate::metric;
 
 /// How long requests wait for a lane that is not open: a reconnect or an adoption fits, an outage does not.
 const USABLE_WITHIN: Duration = Duration::from_millis(150);
+/// A server that refuses, because its slot is on its way elsewhere or it has just lost its place, may not in a moment.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 /// How long requests of a call whose answer was lost wait for the lane before they are repeated.
 const REPEAT_WITHIN: Duration = Duration::from_millis(600);
 
@@ -113,7 +115,11 @@ struct Caller {
 impl Caller {
     /// Whether the lane is open and Redis connected, or is so in a moment.
     async fn is_usable(&self) -> bool {
-        self.lane.open_epoch(USABLE_WITHIN).await.is_ok() && self.redis.connected(USABLE_WITHIN).await.is_ok()
+        self.lane.open_epoch(USABLE_WITHIN).await.is_ok() && self.is_connected(USABLE_WITHIN).await
+    }
+
+    async fn is_connected(&self, within: Duration) -> bool {
+        self.redis.connected(&self.lane.keys.meta(), within).await.is_ok()
     }
 
     /// Makes the call and hands out the answers. A lost answer is asked for once more: the records in the lane know
@@ -124,13 +130,16 @@ impl Caller {
         let first = Nonce(rand::random());
         let mut outcome = self.call(first, &requests).await;
         let mut lost = None;
-        if matches!(
-            outcome,
-            Err(FlashError::Unavailable(_) | FlashError::Stale | FlashError::NotLoaded)
-        ) {
+        if let Err(
+            error @ (FlashError::Unavailable(_) | FlashError::Refused(_) | FlashError::Stale | FlashError::NotLoaded),
+        ) = &outcome
+        {
             lost = Some(first);
+            if matches!(error, FlashError::Refused(_)) {
+                tokio::time::sleep(REFUSED_PAUSE).await;
+            }
             if self.lane.open_epoch(REPEAT_WITHIN).await.is_ok() {
-                self.redis.connected(REPEAT_WITHIN).await.ok();
+                self.is_connected(REPEAT_WITHIN).await;
                 requests.iter_mut().for_each(|request| set_repeated(&mut request.slip));
                 outcome = self.call(Nonce(rand::random()), &requests).await;
             }
@@ -168,11 +177,19 @@ impl Caller {
             Err(error) => {
                 match error {
                     FlashError::Stale | FlashError::NotLoaded => self.lane.suspect(epoch),
-                    FlashError::Unavailable(_) if self.redis.is_connected() => self.redis.distrust().await,
+                    FlashError::Unavailable(_) => self.distrust().await,
                     _ => {}
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Where there is a connection still, its answers can't be trusted any more.
+    async fn distrust(&self) {
+        let key = self.lane.keys.meta();
+        if self.redis.is_connected_to(&key) {
+            self.redis.distrust(&key).await;
         }
     }
 

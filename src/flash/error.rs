@@ -5,9 +5,13 @@ use crate::domain::bytes::Malformed;
 /// Redis could not answer, or its answer does not count.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum FlashError {
-    /// Redis is away, too slow, or refuses to write; what it did with a call in flight is unknown.
+    /// Redis is away or too slow; what it did with a call in flight is unknown.
     #[error("redis is unavailable: {0}")]
     Unavailable(String),
+    /// Redis answers that it does no such thing now: it is loading, full, a replica, or the lane is on its way to
+    /// another node.
+    #[error("redis refuses for now: {0}")]
+    Refused(String),
     /// The node does not know a script: it restarted or was promoted, and its lanes must be recovered first.
     #[error("the lane's node has lost its scripts")]
     NotLoaded,
@@ -25,6 +29,23 @@ pub enum FlashError {
     Broken(String),
 }
 
+/// How replies begin that say "not now".
+const REFUSALS: [&str; 13] = [
+    "OOM",
+    "READONLY",
+    "LOADING",
+    "MASTERDOWN",
+    "CLUSTERDOWN",
+    "TRYAGAIN",
+    "ASK",
+    "MOVED",
+    "UNBLOCKED",
+    "BUSY",
+    "MISCONF",
+    "NOREPLICAS",
+    "NOMASTERLINK",
+];
+
 impl From<Malformed> for FlashError {
     fn from(error: Malformed) -> Self {
         FlashError::Broken(error.to_string())
@@ -38,24 +59,15 @@ impl From<fred::error::Error> for FlashError {
         if details.starts_with("NOSCRIPT") {
             return FlashError::NotLoaded;
         }
-        let refuses = [
-            "OOM",
-            "READONLY",
-            "LOADING",
-            "MASTERDOWN",
-            "CLUSTERDOWN",
-            "TRYAGAIN",
-            "BUSY",
-            "MISCONF",
-            "NOREPLICAS",
-        ];
+        let word = details.split_whitespace().next().unwrap_or_default();
+        if REFUSALS.contains(&word) {
+            return FlashError::Refused(details.to_owned());
+        }
         match error.kind() {
             ErrorKind::InvalidArgument | ErrorKind::InvalidCommand | ErrorKind::Parse => {
                 FlashError::Broken(details.to_owned())
             }
-            ErrorKind::Unknown if is_reply(details) && !refuses.iter().any(|word| details.starts_with(word)) => {
-                FlashError::Broken(details.to_owned())
-            }
+            ErrorKind::Unknown if is_reply(details) => FlashError::Broken(details.to_owned()),
             kind => FlashError::Unavailable(format!("{}: {details}", kind.to_str())),
         }
     }
@@ -82,7 +94,9 @@ mod tests {
     fn only_a_reply_of_the_server_is_a_defect() {
         assert!(matches!(of("ERR user_script:7: boom"), FlashError::Broken(_)));
         assert!(matches!(of("NOSCRIPT No matching script"), FlashError::NotLoaded));
-        assert!(matches!(of("LOADING Redis is loading"), FlashError::Unavailable(_)));
+        assert!(matches!(of("LOADING Redis is loading"), FlashError::Refused(_)));
+        // What a reader is told whose server has become a replica.
+        assert!(matches!(of("UNBLOCKED force unblock"), FlashError::Refused(_)));
         for own in [
             "Failed to route command.",
             "Too many failed write attempts.",

@@ -5,6 +5,7 @@
 
 mod batcher;
 mod call;
+mod cluster;
 mod deliver;
 mod delivered;
 mod desk;
@@ -12,6 +13,7 @@ mod error;
 mod keys;
 mod lane;
 mod look;
+mod node;
 mod notice;
 mod queue;
 mod recover;
@@ -20,7 +22,10 @@ mod refusals;
 mod reply;
 mod reserve;
 mod script;
+mod slots;
 mod soldout;
+mod subscribe;
+mod visit;
 mod waiters;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,7 +38,7 @@ use self::batcher::Pace;
 use self::delivered::DeliveredGrants;
 use self::keys::LaneKeys;
 use self::lane::Lane;
-use self::redis::Redis;
+use self::redis::{Apart, Redis};
 use self::refusals::Refusals;
 use self::soldout::SoldOut;
 use crate::clock::Clock;
@@ -53,6 +58,7 @@ pub use self::recover::{BUYERS_CALL, Closed, LaneMeta, SaleImage};
 pub use self::refusals::Refused;
 pub use self::reserve::Outcome;
 pub use self::soldout::Mark;
+pub use self::visit::Visit;
 pub use self::waiters::DurableWatch;
 
 /// How to use Redis.
@@ -94,7 +100,7 @@ impl Settings {
     /// # Errors
     /// The address can't be read.
     pub fn check(&self) -> Result<(), FlashError> {
-        redis::config(&self.url).map(|_| ())
+        node::config(&self.url).map(|_| ())
     }
 }
 
@@ -170,7 +176,7 @@ impl Flash {
         }
         let (desk, dry_asks) = mpsc::channel(settings.waiting_max);
         let patterns = ["notice", "delivered"].map(|channel| format!("fg:{{{}-*}}:{channel}", deployment.namespace));
-        let messages = redis::subscribe(&settings.url, patterns.into())?;
+        let messages = subscribe::subscribe(&redis, settings.command_timeout, patterns.into());
         let inner = Inner {
             settings,
             gateway,
@@ -251,61 +257,25 @@ impl Flash {
         self.lane(lane).open_epoch(within).await
     }
 
-    /// Whether the lanes are spread over several nodes.
-    #[must_use]
-    pub fn is_clustered(&self) -> bool {
-        self.redis.is_clustered()
-    }
-
-    /// The lanes on the same node as this one, itself included; all lanes where that can't be told.
-    #[must_use]
-    pub fn lanes_beside(&self, lane: LaneNo) -> Vec<LaneNo> {
-        let node = self.redis.node_of(&self.lane(lane).keys.meta());
-        self.lane_numbers()
-            .filter(|other| self.redis.node_of(&self.lane(*other).keys.meta()) == node)
-            .collect()
-    }
-
-    /// Whether Redis is connected.
+    /// Whether any server of Redis is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
         self.redis.is_connected()
     }
 
-    /// Refuses a Redis that is too old for what the scripts rely on.
-    ///
-    /// # Errors
-    /// Redis can't be asked, or is older than Redis 7.0 or Valkey 7.2.
-    pub async fn check_version(&self) -> Result<(), FlashError> {
-        let info = self.redis.info().await?;
-        let version = |name: &str| {
-            let line = info.lines().find_map(|line| line.strip_prefix(name))?;
-            let mut parts = line.trim().split('.').map_while(|part| part.parse::<u32>().ok());
-            Some((parts.next()?, parts.next().unwrap_or(0)))
-        };
-        let fits = match version("valkey_version:") {
-            Some(valkey) => valkey >= (7, 2),
-            None => version("redis_version:").is_some_and(|redis| redis >= (7, 0)),
-        };
-        if fits {
-            Ok(())
-        } else {
-            Err(FlashError::Broken(
-                "Redis 7.0 or Valkey 7.2 is needed, this one is older".into(),
-            ))
-        }
+    /// Whether every lane's server is connected.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.lanes
+            .iter()
+            .all(|lane| self.redis.is_connected_to(&lane.keys.meta()))
     }
 
     /// A reader of the lane's queue, on a connection of its own.
-    ///
-    /// # Errors
-    /// The address can't be read.
-    pub fn queue_reader(&self, lane: LaneNo) -> Result<QueueReader, FlashError> {
-        let redis = Redis::connect(
-            &self.settings.url,
-            self.settings.command_timeout + Duration::from_secs(1),
-        )?;
-        Ok(QueueReader::new(redis, &self.lane(lane).keys))
+    #[must_use]
+    pub fn queue_reader(&self, lane: LaneNo) -> QueueReader {
+        let timeout = self.settings.command_timeout + Duration::from_secs(1);
+        QueueReader::new(Apart::new(self.redis.clone(), self.lane(lane).keys.queue(), timeout))
     }
 
     /// Where each lane stands, if it is open.

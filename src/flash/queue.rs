@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::error::FlashError;
 use super::keys::LaneKeys;
-use super::redis::Redis;
+use super::node::Call;
+use super::redis::{Apart, Redis};
 use super::reply::{entries, read_entries};
 use crate::domain::entry::RawEntry;
 use crate::domain::lane::{Cursor, Epoch, Seq};
@@ -17,31 +18,40 @@ const STEP: usize = 1_000;
 /// Reads one lane's queue over a connection of its own, because it blocks.
 #[derive(Debug)]
 pub struct QueueReader {
-    redis: Redis,
-    key: String,
+    apart: Apart,
 }
 
 impl QueueReader {
-    pub(crate) fn new(redis: Redis, keys: &LaneKeys) -> Self {
-        QueueReader {
-            redis,
-            key: keys.queue(),
-        }
+    pub(crate) fn new(apart: Apart) -> Self {
+        QueueReader { apart }
     }
 
     /// Entries after (`epoch`, `seq`), at most `max`; waits up to `block` for the first.
     ///
     /// # Errors
     /// Redis can't be asked.
-    pub async fn read(&self, epoch: Epoch, seq: Seq, max: usize, block: Duration) -> Result<Vec<RawEntry>, FlashError> {
-        let after = format!("{epoch}-{seq}");
-        self.redis.connected(CONNECT_WITHIN).await?;
-        read_entries(self.redis.read_stream(&self.key, &after, max, block).await?)
+    pub async fn read(
+        &mut self,
+        epoch: Epoch,
+        seq: Seq,
+        max: usize,
+        block: Duration,
+    ) -> Result<Vec<RawEntry>, FlashError> {
+        let args = vec![
+            "COUNT".into(),
+            max.to_string().into(),
+            "BLOCK".into(),
+            block.as_millis().to_string().into(),
+            "STREAMS".into(),
+            self.apart.key().into(),
+            format!("{epoch}-{seq}").into(),
+        ];
+        read_entries(self.apart.send(Call::blocking("XREAD", args), CONNECT_WITHIN).await?)
     }
 
     /// Gives the connection back.
     pub async fn close(self) {
-        self.redis.quit().await;
+        self.apart.quit().await;
     }
 }
 

@@ -1,11 +1,10 @@
-//! What recovery does to a lane: load the scripts, close it, write it anew, open it.
+//! What recovery does to a lane: close it, write it anew, open it.
 
 use fred::types::Value;
 
 use super::error::FlashError;
-use super::redis::Redis;
 use super::reply::{array, bytes, count, fields, number, text};
-use super::script::{self, CLOSE, OPEN, REBUILD, WITNESS};
+use super::script::{CLOSE, OPEN, REBUILD};
 use super::{Flash, queue};
 use crate::domain::entry::RawEntry;
 use crate::domain::lane::{Cursor, Epoch, LaneNo, Nonce, Seq};
@@ -65,49 +64,6 @@ pub struct SaleImage {
 }
 
 impl Flash {
-    /// Loads what closing needs on the node of this lane: nothing that could sell before the lanes are closed.
-    ///
-    /// # Errors
-    /// Redis can't be asked.
-    pub async fn load_close(&self, lane: LaneNo) -> Result<(), FlashError> {
-        self.redis.load(&self.lane(lane).keys.meta(), &[&CLOSE]).await
-    }
-
-    /// Loads every script but the witness on the node of this lane, whose lanes are closed.
-    ///
-    /// # Errors
-    /// Redis can't be asked.
-    pub async fn load_scripts(&self, lane: LaneNo) -> Result<(), FlashError> {
-        self.redis
-            .load(&self.lane(lane).keys.meta(), &script::all_but_witness())
-            .await
-    }
-
-    /// Whether the lanes of this lane's node were recovered since it lost its scripts. If so, the scripts of this
-    /// version are loaded too, over the very connection that saw the witness: after a reconnect it would be another
-    /// server's word.
-    ///
-    /// # Errors
-    /// Redis can't be asked.
-    pub async fn load_where_witnessed(&self, lane: LaneNo) -> Result<bool, FlashError> {
-        let meta = self.lane(lane).keys.meta();
-        let redis = Redis::once(&self.settings.url, self.settings.command_timeout).await?;
-        let witnessed = redis.has(&meta, &WITNESS).await?;
-        if witnessed {
-            redis.load(&meta, &script::all_but_witness()).await?;
-        }
-        redis.quit().await;
-        Ok(witnessed)
-    }
-
-    /// Says so: the last step of a recovery.
-    ///
-    /// # Errors
-    /// Redis can't be asked.
-    pub async fn load_witness(&self, lane: LaneNo) -> Result<(), FlashError> {
-        self.redis.load(&self.lane(lane).keys.meta(), &[&WITNESS]).await
-    }
-
     /// The lane's meta; none where the lane does not exist.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use futures::future::join_all;
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -59,10 +60,10 @@ struct LaneBody {
 async fn list_lanes(State(gateway): State<Arc<Gateway>>) -> Result<Json<LanesBody>, Problem> {
     let rows = gateway.ledger.lanes().await?;
     let now = gateway.ledger.now().await?;
+    let metas = join_all(rows.iter().map(|row| gateway.flash.lane_meta(row.lane))).await;
     let mut lanes = Vec::with_capacity(rows.len());
-    for row in rows {
+    for (row, meta) in rows.into_iter().zip(metas) {
         // A lane that Redis can't tell of is shown as the ledger has it.
-        let meta = gateway.flash.lane_meta(row.lane).await;
         let suspect = gateway.flash.health(row.lane) == Health::Suspect;
         let state = match &meta {
             Err(_) => "unreachable",

@@ -84,7 +84,7 @@ async fn serve_epoch(context: &Context, lane: LaneNo) -> Result<(), WriterError>
         context.flash.suspect_lane(lane, epoch);
         return Ok(());
     }
-    let mut writer = Writer::new(context, lane, row.cursor)?;
+    let mut writer = Writer::new(context, lane, row.cursor);
     let mut granter = Granter::new(context, lane, row.cursor).await?;
     let ended = tokio::select! {
         ended = writer.run() => ended,

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
+
 use super::{Context, repeat};
 use crate::flash::Health as LaneHealth;
 use crate::health::Standing;
@@ -47,11 +49,14 @@ pub async fn run_once(context: &Context) -> Result<(), LedgerError> {
 }
 
 async fn look_at_lanes(context: &Context) {
-    for lane in context.flash.lane_numbers() {
+    // All at once: a beat must not wait for one lane after the other of a server that hangs.
+    let depths = context
+        .flash
+        .lane_numbers()
+        .map(|lane| async move { (lane, context.flash.queue_depth(lane).await) });
+    for (lane, depth) in join_all(depths).await {
         // A lane that can't be asked keeps its last figure; its state tells why.
-        let Ok(depth) = context.flash.queue_depth(lane).await else {
-            break;
-        };
+        let Ok(depth) = depth else { continue };
         let depth = u32::try_from(depth).unwrap_or(u32::MAX);
         metrics::gauge!(metric::QUEUE_DEPTH, "lane" => lane.to_string()).set(f64::from(depth));
     }

@@ -6,10 +6,12 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::join_all;
+
 use super::{Context, repeat};
 use crate::domain::entry::Entry;
 use crate::domain::lane::{Epoch, LaneNo, Nonce};
-use crate::flash::{BUYERS_CALL, Closed, FlashError, Health, LaneMeta, SaleImage};
+use crate::flash::{BUYERS_CALL, Closed, FlashError, Health, LaneMeta, SaleImage, Visit};
 use crate::ledger::LedgerError;
 use crate::ledger::lane::LaneRow;
 use crate::ledger::recovery::{LaneImage, Settled};
@@ -44,56 +46,77 @@ pub(crate) async fn run(context: Context) {
     context.health.change(|state| state.recovering = false);
 }
 
-/// Adopts or recovers every lane that is suspect.
+/// Adopts or recovers every lane that is suspect, each server's lanes by themselves: one that is away holds up no other.
 ///
 /// # Errors
 /// Whoever can't be asked; what was not recovered stays suspect.
 pub async fn run_once(context: &Context) -> Result<(), RecoveryError> {
-    let suspects: Vec<LaneNo> = context
-        .flash
-        .lane_numbers()
-        .filter(|lane| context.flash.health(*lane) == Health::Suspect)
-        .collect();
+    let suspects = suspects(context);
     if suspects.is_empty() {
         return Ok(());
     }
-    context.flash.check_version().await?;
     if context.clock.now().is_none() {
         super::pulse::run_once(context).await?;
     }
-    if adopt(context, &suspects).await?.is_empty() {
+    let mut outcome = Ok(());
+    let mut visits = Vec::new();
+    // A lane that is not where it is thought to be is still suspect at the next look.
+    let one_each = context.flash.one_of_each_server(&suspects);
+    for visit in join_all(one_each.iter().map(|lane| context.flash.visit(*lane))).await {
+        match visit {
+            Ok(visit) => visits.push(visit),
+            Err(error) => outcome = Err(error.into()),
+        }
+    }
+    for restored in join_all(visits.iter().map(|visit| restore(context, visit))).await {
+        if restored.is_err() {
+            outcome = restored;
+        }
+    }
+    for visit in visits {
+        visit.leave().await;
+    }
+    context.health.change(|state| state.recovering = false);
+    outcome
+}
+
+fn suspects(context: &Context) -> Vec<LaneNo> {
+    let lanes = context.flash.lane_numbers();
+    lanes
+        .filter(|lane| context.flash.health(*lane) == Health::Suspect)
+        .collect()
+}
+
+/// Adopts or recovers the suspect lanes of one server.
+async fn restore(context: &Context, visit: &Visit) -> Result<(), RecoveryError> {
+    visit.check_version().await?;
+    let mut suspects = suspects(context);
+    suspects.retain(|lane| visit.lanes().contains(lane));
+    if adopt(context, visit, &suspects).await?.is_empty() {
         return Ok(());
     }
     context.health.change(|state| state.recovering = true);
-    let recovered = under_lock(context, &suspects).await;
+    let recovered = under_lock(context, visit, &suspects).await;
     if recovered.is_err() {
         metrics::counter!(metric::RECOVERIES, "outcome" => "failed").increment(1);
     }
-    context.health.change(|state| state.recovering = false);
     recovered
 }
 
-/// Adopts the lanes that need no recovery; returns the others. A node that has lost its witness has lost them all.
-async fn adopt(context: &Context, lanes: &[LaneNo]) -> Result<Vec<LaneNo>, RecoveryError> {
+/// Adopts the lanes that need no recovery; returns the others. A server that has lost its witness has lost them all.
+async fn adopt(context: &Context, visit: &Visit, lanes: &[LaneNo]) -> Result<Vec<LaneNo>, RecoveryError> {
     let rows = context.ledger.lanes().await?;
+    if !visit.is_witnessed().await? {
+        return Ok(lanes.to_vec());
+    }
+    // This may be a newer version than the one that recovered them.
+    visit.load_scripts().await?;
     let mut lost = Vec::new();
-    let mut witnessed: Option<bool> = None;
     for lane in lanes {
-        // One question a round serves all lanes of a single server; a cluster asks each node.
-        let seen = match witnessed {
-            Some(seen) if !context.flash.is_clustered() => seen,
-            _ => context.flash.load_where_witnessed(*lane).await?,
-        };
-        witnessed = Some(seen);
         let row = rows.iter().find(|row| row.lane == *lane);
         // Before the lane is asked: what it shows can't be older than what we have seen of it.
         let at_least = row.map_or(0, |row| context.flash.seen(*lane, row.epoch));
-        let meta = if seen {
-            context.flash.lane_meta(*lane).await?
-        } else {
-            None
-        };
-        match (row, meta) {
+        match (row, context.flash.lane_meta(*lane).await?) {
             (Some(row), Some(meta))
                 if meta.seq >= at_least && goes_on(row, &meta) && has_given(context, row, &meta).await? =>
             {
@@ -118,18 +141,17 @@ async fn has_given(context: &Context, row: &LaneRow, meta: &LaneMeta) -> Result<
 }
 
 /// Recovers lanes while no other process does. Whoever waited for the lock looks again first.
-async fn under_lock(context: &Context, suspects: &[LaneNo]) -> Result<(), RecoveryError> {
+async fn under_lock(context: &Context, visit: &Visit, suspects: &[LaneNo]) -> Result<(), RecoveryError> {
     let lock = context.ledger.recovery_lock().await?;
-    let lost = adopt(context, suspects).await?;
-    // A node without its witness is recovered whole, lanes that nobody has complained of included.
-    let lanes: Vec<LaneNo> = match lost.first() {
-        None => return Ok(()),
-        Some(first) if !context.flash.load_where_witnessed(*first).await? => context.flash.lanes_beside(*first),
-        Some(_) => lost,
-    };
+    let lost = adopt(context, visit, suspects).await?;
+    if lost.is_empty() {
+        return Ok(());
+    }
+    // A server without its witness is recovered whole, lanes that nobody has complained of included.
+    let lanes = if visit.is_witnessed().await? { lost } else { visit.lanes().to_vec() };
     let started = Instant::now();
     tracing::warn!(lanes = lanes.len(), "lanes are recovered");
-    let epoch = close(context, &lanes).await?;
+    let epoch = close(context, visit, &lanes).await?;
     let mut failed = None;
     for lane in &lanes {
         match recover(context, *lane, epoch).await {
@@ -142,9 +164,7 @@ async fn under_lock(context: &Context, suspects: &[LaneNo]) -> Result<(), Recove
             Err(error) => return Err(error),
         }
     }
-    for lane in &lanes {
-        context.flash.load_witness(*lane).await?;
-    }
+    visit.load_witness().await?;
     lock.release().await;
     metrics::histogram!(metric::RECOVERY_SECONDS).record(started.elapsed());
     tracing::warn!(
@@ -157,10 +177,10 @@ async fn under_lock(context: &Context, suspects: &[LaneNo]) -> Result<(), Recove
 }
 
 /// Closes the lanes in the ledger and in Redis under one new epoch, greater than any either has seen.
-async fn close(context: &Context, lanes: &[LaneNo]) -> Result<Epoch, RecoveryError> {
+async fn close(context: &Context, visit: &Visit, lanes: &[LaneNo]) -> Result<Epoch, RecoveryError> {
     let mut above: Epoch = 0;
+    visit.load_close().await?;
     for lane in lanes {
-        context.flash.load_close(*lane).await?;
         if let Some(meta) = context.flash.lane_meta(*lane).await? {
             above = above.max(meta.epoch);
         }
@@ -173,9 +193,7 @@ async fn close(context: &Context, lanes: &[LaneNo]) -> Result<Epoch, RecoveryErr
                 continue 'raise;
             }
         }
-        for lane in lanes {
-            context.flash.load_scripts(*lane).await?;
-        }
+        visit.load_scripts().await?;
         return Ok(epoch);
     }
     Err(RecoveryError::Outrun)

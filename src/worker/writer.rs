@@ -62,18 +62,15 @@ pub struct Writer<'a> {
 
 impl<'a> Writer<'a> {
     /// A writer that goes on from this cursor.
-    ///
-    /// # Errors
-    /// Redis' address can't be read.
-    pub fn new(context: &'a Context, lane: LaneNo, cursor: Cursor) -> Result<Self, FlashError> {
-        let reader = context.flash.queue_reader(lane)?;
-        Ok(Writer {
+    #[must_use]
+    pub fn new(context: &'a Context, lane: LaneNo, cursor: Cursor) -> Self {
+        Writer {
             context,
             lane,
-            reader,
+            reader: context.flash.queue_reader(lane),
             cursor,
             kept: VecDeque::new(),
-        })
+        }
     }
 
     /// Writes until something is wrong.

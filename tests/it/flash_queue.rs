@@ -162,7 +162,7 @@ async fn the_queue_tells_of_a_reservation_before_it_is_durable() {
 async fn a_reader_waits_for_the_next_entry() {
     let mut rig = Rig::start().await;
     rig.open(1, OPEN, 5).await;
-    let reader = rig.flash.queue_reader(LANE).expect("the address can be read");
+    let mut reader = rig.flash.queue_reader(LANE);
     until("a connection", async || reader.read(0, 0, 10, SOON).await.is_ok()).await;
     let first = reader.read(0, 0, 10, SOON).await.expect("Redis answers");
     assert_eq!(first.iter().map(|raw| raw.id).collect::<Vec<_>>(), [(1, 1)]);

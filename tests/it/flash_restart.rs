@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flashgate::domain::outcome::Decision::{Replayed, Reserved};
-use flashgate::flash::{Flash, FlashError, Health, Settings};
+use flashgate::flash::{Flash, FlashError, Health, Settings, Visit};
 
 use crate::support::flash::{Buy, LANE, OPEN, Rig, ask, connected, raw, sale, until};
 use crate::support::proxy::Proxy;
@@ -17,7 +17,14 @@ async fn reserve(flash: &Flash, order: &str) -> Result<flashgate::flash::Outcome
 
 /// Whether the node says that its lanes were recovered since it lost its scripts.
 async fn witnessed(flash: &Flash) -> bool {
-    flash.load_where_witnessed(LANE).await.expect("Redis answers")
+    let visit = visit(flash).await;
+    let witnessed = visit.is_witnessed().await.expect("Redis answers");
+    visit.leave().await;
+    witnessed
+}
+
+async fn visit(flash: &Flash) -> Visit {
+    flash.visit(LANE).await.expect("Redis answers")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +33,7 @@ async fn a_restarted_redis_sells_nothing_before_its_lanes_are_recovered() {
     let mut rig = Rig::at(&own.redis.url(), 1).await;
     rig.open(1, OPEN, 5).await;
     assert!(!witnessed(&rig.flash).await, "not yet");
-    rig.flash.load_witness(LANE).await.expect("Redis answers");
+    visit(&rig.flash).await.load_witness().await.expect("Redis answers");
     assert!(witnessed(&rig.flash).await);
     let held = reserve(&rig.flash, "o").await.expect("Redis answers").decision;
     assert!(matches!(held, Reserved { .. }));
@@ -43,11 +50,11 @@ async fn a_restarted_redis_sells_nothing_before_its_lanes_are_recovered() {
     assert!(matches!(delivery, Err(FlashError::NotLoaded)), "{delivery:?}");
     assert_eq!(rig.dump().await, before);
     assert!(!witnessed(&rig.flash).await);
-    rig.flash.load_close(LANE).await.expect("Redis answers");
+    visit(&rig.flash).await.load_close().await.expect("Redis answers");
     let answer = reserve(&rig.flash, "p").await;
     assert!(answer.is_err(), "closing needs no script that sells");
     rig.reopen(|_| async {}).await;
-    rig.flash.load_witness(LANE).await.expect("Redis answers");
+    visit(&rig.flash).await.load_witness().await.expect("Redis answers");
     assert!(witnessed(&rig.flash).await);
     let again = reserve(&rig.flash, "o").await.expect("it sells again").decision;
     assert!(matches!((held, again), (Reserved { id, .. }, Replayed(known)) if id == known));
@@ -80,7 +87,7 @@ async fn an_emptied_redis_keeps_its_scripts_and_is_noticed_all_the_same() {
     let own = Private::start().await;
     let mut rig = Rig::at(&own.redis.url(), 1).await;
     rig.open(1, OPEN, 5).await;
-    rig.flash.load_witness(LANE).await.expect("Redis answers");
+    visit(&rig.flash).await.load_witness().await.expect("Redis answers");
     let client = raw(&rig.url).await;
     ask(&client, "FLUSHALL", &[]).await;
     let answer = reserve(&rig.flash, "o").await;
@@ -95,7 +102,8 @@ async fn an_emptied_redis_keeps_its_scripts_and_is_noticed_all_the_same() {
 #[tokio::test]
 async fn a_redis_that_is_too_old_is_refused() {
     let rig = Rig::start().await;
-    rig.flash.check_version().await.expect("this one is new enough");
+    let checked = visit(&rig.flash).await.check_version().await;
+    checked.expect("this one is new enough");
     let client = raw(&rig.url).await;
     let info = String::from_utf8(ask(&client, "INFO", &["server"]).await.concat()).expect("text");
     let found = info.lines().find(|line| line.contains("_version:")).expect("it tells");
@@ -106,6 +114,6 @@ async fn a_redis_that_is_too_old_is_refused() {
         let old = format!("{name}:{major}.{rest}");
         proxy.replace(&old, &format!("{name}:{told:0>width$}.{rest}", width = major.len()));
         let flash = connected(Settings::new(proxy.url()), &rig.deployment, &rig.clock).await;
-        assert_eq!(flash.check_version().await.is_ok(), fits, "{told}.{rest}");
+        assert_eq!(visit(&flash).await.check_version().await.is_ok(), fits, "{told}.{rest}");
     }
 }

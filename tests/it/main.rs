@@ -1,6 +1,7 @@
 //! The integration tests: one program, real servers.
 
 mod books;
+mod cluster;
 mod crowd;
 mod dev;
 mod events;
@@ -53,6 +54,8 @@ mod support {
     pub(crate) mod interval;
     pub(crate) mod ledger;
     pub(crate) mod proxy;
+    pub(crate) mod redis_cluster;
+    pub(crate) mod redis_node;
     pub(crate) mod road;
     pub(crate) mod servers;
     pub(crate) mod shop;

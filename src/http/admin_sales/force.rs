@@ -107,7 +107,7 @@ fn nudge(gateway: &Gateway, grants: &[GrantTicket]) {
 
 /// 503, by who keeps us waiting.
 pub(in crate::http) fn late(gateway: &Gateway, what: &str) -> Problem {
-    let code = if gateway.flash.is_connected() {
+    let code = if gateway.flash.is_complete() {
         Code::LedgerUnavailable
     } else {
         Code::StockUnavailable

@@ -221,7 +221,7 @@ pub(super) fn unavailable(error: FlashError) -> Problem {
             "units are moving between the item's buckets; whether there are enough could not be found out in time",
         ),
         FlashError::Broken(_) => Problem::internal(error),
-        FlashError::Unavailable(_) | FlashError::NotLoaded | FlashError::Stale => Problem::new(
+        FlashError::Unavailable(_) | FlashError::Refused(_) | FlashError::NotLoaded | FlashError::Stale => Problem::new(
             Code::StockUnavailable,
             "live stock could not answer; a retry with the same idempotency key is safe",
         )

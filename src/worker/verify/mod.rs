@@ -225,6 +225,6 @@ fn in_both(last: Option<&[Finding]>, now: Vec<Finding>) -> Vec<Finding> {
 fn may_pass(error: &VerifyError) -> bool {
     matches!(
         error,
-        VerifyError::NotRecovered | VerifyError::Flash(FlashError::Unavailable(_))
+        VerifyError::NotRecovered | VerifyError::Flash(FlashError::Unavailable(_) | FlashError::Refused(_))
     )
 }

@@ -14,7 +14,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(50);
 const BETWEEN_ORDERS: Duration = Duration::from_millis(25);
 
 /// Buyers at work.
-pub(super) struct Crowd {
+pub(crate) struct Crowd {
     shared: Arc<Shared>,
     buyers: JoinSet<Vec<Heard>>,
 }
@@ -28,14 +28,14 @@ struct Shared {
 }
 
 /// An order, and the answer that its buyer kept.
-pub(super) struct Heard {
-    pub(super) order: String,
-    pub(super) told: Told,
+pub(crate) struct Heard {
+    pub(crate) order: String,
+    pub(crate) told: Told,
 }
 
 impl Crowd {
     /// So many buyers, spread over the gateways; who loses one goes to the next with the same order and key.
-    pub(super) fn gather(buyers: usize, doors: &[&Door]) -> Crowd {
+    pub(crate) fn gather(buyers: usize, doors: &[&Door]) -> Crowd {
         let shared = Arc::<Shared>::default();
         let doors: Vec<Door> = doors.iter().map(|door| (*door).clone()).collect();
         let mut tasks = JoinSet::new();
@@ -46,7 +46,7 @@ impl Crowd {
     }
 
     /// Waits until `more` further orders were accepted.
-    pub(super) async fn buys(&self, more: usize) {
+    pub(crate) async fn buys(&self, more: usize) {
         let from = self.shared.got.load(Ordering::Relaxed);
         until("buyers who get something", async || {
             (self.shared.got.load(Ordering::Relaxed) >= from + more).then_some(())
@@ -55,7 +55,7 @@ impl Crowd {
     }
 
     /// Waits until a try failed with this code.
-    pub(super) async fn fails_with(&self, code: &str) {
+    pub(crate) async fn fails_with(&self, code: &str) {
         until(code, async || {
             self.shared
                 .failures
@@ -68,7 +68,7 @@ impl Crowd {
     }
 
     /// Lets everyone end the order that they are at.
-    pub(super) async fn leave(self) -> Vec<Heard> {
+    pub(crate) async fn leave(self) -> Vec<Heard> {
         self.shared.stop.cancel();
         self.buyers.join_all().await.into_iter().flatten().collect()
     }
@@ -111,7 +111,7 @@ async fn buy(buyer: usize, doors: Vec<Door>, shared: Arc<Shared>) -> Vec<Heard> 
 
 /// Asserts of a sale at rest that every durable answer is still there, that every accepted one is durable by now or
 /// known as lost, and that each order holds what it asked for, once. Returns how many were lost.
-pub(super) async fn assert_kept(door: &Door, heard: &[Heard]) -> usize {
+pub(crate) async fn assert_kept(door: &Door, heard: &[Heard]) -> usize {
     let mut lost = 0;
     for Heard { order, told } in heard {
         assert!([200, 201, 202].contains(&told.status), "{order} got {}", told.body);

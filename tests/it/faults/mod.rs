@@ -2,7 +2,7 @@
 //!
 //! Every test ends at rest, and then the books balance.
 
-mod crowd;
+pub(crate) mod crowd;
 mod empty_redis;
 mod gateways;
 mod killed_redis;

@@ -86,8 +86,10 @@ impl Rig {
     /// Closes every lane under the next epoch, does `meanwhile`, and opens them again.
     pub(crate) async fn reopen<F: Future<Output = ()>>(&mut self, meanwhile: impl FnOnce(Flash) -> F) {
         self.epoch += 1;
+        let visit = self.flash.visit(LANE).await.expect("Redis answers");
+        visit.load_scripts().await.expect("the scripts load");
+        visit.leave().await;
         for lane in self.flash.lane_numbers() {
-            self.flash.load_scripts(lane).await.expect("the scripts load");
             let closed = self.flash.close_lane(lane, self.epoch).await.expect("Redis answers");
             assert!(matches!(closed, Closed::Was { .. }), "{closed:?}");
         }

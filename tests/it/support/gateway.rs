@@ -44,8 +44,13 @@ struct Process(process::Child);
 
 /// Brings the schema of this database up to date.
 pub(crate) async fn migrate(database_url: &str) {
+    migrate_lanes(database_url, LANES).await;
+}
+
+/// The same, with so many lanes where it is new.
+pub(crate) async fn migrate_lanes(database_url: &str, lanes: u16) {
     let ledger = Ledger::new(&ledger::Settings::new(database_url)).expect("an address");
-    ledger.migrate(LANES).await.expect("migrates");
+    ledger.migrate(lanes).await.expect("migrates");
     ledger.close().await;
 }
 
