@@ -50,6 +50,8 @@ struct Shared {
     /// How to reach any node, but for its address.
     config: Config,
     seeds: Vec<Server>,
+    /// The slots that matter here: there is a connection to each node that serves one.
+    slots: Vec<u16>,
     command_timeout: Duration,
     known: RwLock<Known>,
     wrong: Notify,
@@ -66,11 +68,12 @@ struct Known {
 }
 
 impl Cluster {
-    /// Looks for the cluster in the background, by way of these nodes of it.
-    pub(crate) fn start(seeds: Vec<Server>, config: Config, command_timeout: Duration) -> Self {
+    /// Looks in the background for the nodes that serve `keys`, by way of these nodes.
+    pub(crate) fn start(seeds: Vec<Server>, config: Config, keys: &[String], command_timeout: Duration) -> Self {
         let shared = Arc::new(Shared {
             config,
             seeds,
+            slots: keys.iter().map(|key| slot_of(key)).collect(),
             command_timeout,
             known: RwLock::default(),
             wrong: Notify::new(),
@@ -116,11 +119,6 @@ impl Cluster {
     /// Has the slots looked at now.
     pub(crate) fn look_again(&self) {
         self.shared.wrong.notify_one();
-    }
-
-    /// Whether any node can be asked.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.shared.read(|known| known.nodes.values().any(Node::is_connected))
     }
 
     /// The nodes in use, now and whenever they change.
@@ -231,6 +229,10 @@ impl Shared {
             *before = used;
             other
         });
+        for slot in &self.slots {
+            // A slot that nobody serves has no node to connect to.
+            self.node(*slot).ok();
+        }
     }
 
     fn strangers(&self, asked: &[Node]) -> BTreeSet<Server> {

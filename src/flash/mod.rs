@@ -155,16 +155,20 @@ impl Flash {
         clock: Arc<Clock>,
         gateway: Uuid,
     ) -> Result<Self, FlashError> {
-        let redis = Redis::connect(&settings.url, settings.command_timeout)?;
+        let keys: Vec<LaneKeys> = (0..deployment.lanes)
+            .map(|no| LaneKeys::new(&deployment.namespace, LaneNo(no)))
+            .collect();
+        let metas: Vec<String> = keys.iter().map(LaneKeys::meta).collect();
+        let redis = Redis::connect(&settings.url, &metas, settings.command_timeout)?;
         let pace = Pace {
             batch_max: settings.batch_max.clamp(1, CALL_MAX),
             calls_max: settings.calls_max.max(1),
             queue_max: settings.queue_max,
         };
         let mut lanes = Vec::new();
-        for no in (0..deployment.lanes).map(LaneNo) {
+        for (no, keys) in (0..deployment.lanes).map(LaneNo).zip(keys) {
             let (tx, rx) = mpsc::channel(settings.waiting_max);
-            let lane = Arc::new(Lane::new(no, LaneKeys::new(&deployment.namespace, no), tx));
+            let lane = Arc::new(Lane::new(no, keys, tx));
             tokio::spawn(batcher::run(
                 Arc::clone(&lane),
                 redis.clone(),
@@ -257,18 +261,20 @@ impl Flash {
         self.lane(lane).open_epoch(within).await
     }
 
-    /// Whether any server of Redis is connected.
+    /// Whether any lane's server is connected.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.redis.is_connected()
+        self.lanes.iter().any(|lane| self.reaches(lane))
     }
 
     /// Whether every lane's server is connected.
     #[must_use]
     pub fn is_complete(&self) -> bool {
-        self.lanes
-            .iter()
-            .all(|lane| self.redis.is_connected_to(&lane.keys.meta()))
+        self.lanes.iter().all(|lane| self.reaches(lane))
+    }
+
+    fn reaches(&self, lane: &Lane) -> bool {
+        self.redis.is_connected_to(&lane.keys.meta())
     }
 
     /// A reader of the lane's queue, on a connection of its own.

@@ -21,16 +21,16 @@ pub(crate) enum Redis {
 }
 
 impl Redis {
-    /// Connects in the background, and again whenever that is needed.
+    /// Connects in the background, and again whenever that is needed, to who serves these keys.
     ///
     /// # Errors
     /// The address can't be read.
-    pub(crate) fn connect(url: &str, command_timeout: Duration) -> Result<Self, FlashError> {
+    pub(crate) fn connect(url: &str, keys: &[String], command_timeout: Duration) -> Result<Self, FlashError> {
         let config = node::config(url)?;
         Ok(match &config.server {
             ServerConfig::Clustered { hosts, .. } => {
                 let seeds = hosts.clone();
-                Redis::Many(Arc::new(Cluster::start(seeds, config, command_timeout)))
+                Redis::Many(Arc::new(Cluster::start(seeds, config, keys, command_timeout)))
             }
             _ => Redis::One(Node::connect(config, command_timeout)),
         })
@@ -44,14 +44,6 @@ impl Redis {
         match self {
             Redis::One(node) => Ok(node.clone()),
             Redis::Many(cluster) => cluster.node(key),
-        }
-    }
-
-    /// Whether any server can be asked.
-    pub(crate) fn is_connected(&self) -> bool {
-        match self {
-            Redis::One(node) => node.is_connected(),
-            Redis::Many(cluster) => cluster.is_connected(),
         }
     }
 

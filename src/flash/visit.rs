@@ -35,7 +35,7 @@ impl Flash {
     /// Visits the server that has this lane.
     ///
     /// # Errors
-    /// Redis can't be asked, or the lane has just got another server.
+    /// Redis can't be asked, is a replica, or the lane has just got another server.
     pub async fn visit(&self, lane: LaneNo) -> Result<Visit, FlashError> {
         let keys: Vec<String> = self.lanes.iter().map(|lane| lane.keys.meta()).collect();
         let timeout = self.settings.command_timeout;
@@ -51,6 +51,11 @@ impl Flash {
         if !lanes.contains(&lane) {
             self.redis.look_again();
             return Err(FlashError::Unavailable("the lane has another server now".into()));
+        }
+        // A replica can't be written to, and closing lanes in the ledger for its sake would stop whoever has the primary.
+        let info = text(&node.send(Call::new("INFO", vec!["replication".into()])).await?);
+        if info.lines().any(|line| line.trim() == "role:slave") {
+            return Err(FlashError::Refused("this server is a replica".into()));
         }
         Ok(Visit { node, lanes })
     }

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
@@ -13,16 +13,33 @@ use super::granter::Granter;
 use super::writer::{Writer, WriterError};
 use super::{Context, repeat};
 use crate::domain::lane::LaneNo;
+use crate::flash::Health;
 use crate::ledger::LedgerError;
 
 const CLAIM_EVERY: Duration = Duration::from_millis(500);
+/// Who could use no lane for so long leaves them all to others, who may reach another Redis.
+const BLIND_MAX: Duration = Duration::from_secs(3);
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// Claims and serves lanes until stopped, then gives them back.
 pub(crate) async fn run(context: Context) {
     let lanes: Mutex<HashMap<LaneNo, JoinHandle<()>>> = Mutex::default();
     let all = context.flash.lane_numbers().count();
+    let sight = Mutex::new(Sight::default());
     repeat::<LedgerError, _>(&context, "owner", CLAIM_EVERY, async || {
+        let may_own = sight
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .look(&context, Instant::now());
+        match may_own {
+            MayOwn::Yes => {}
+            MayOwn::NoMore => {
+                tracing::warn!("no lane could be used for a while: all are left to others");
+                context.ledger.release_lanes(context.gateway).await?;
+                return Ok(false);
+            }
+            MayOwn::No => return Ok(false),
+        }
         for lane in context.ledger.claim_lanes(context.gateway, all).await? {
             tracing::info!(%lane, "serves a lane");
         }
@@ -43,6 +60,38 @@ pub(crate) async fn run(context: Context) {
     }
     if let Err(error) = context.ledger.release_lanes(context.gateway).await {
         tracing::warn!(%error, "lanes could not be given back; others take them over in seconds");
+    }
+}
+
+/// Whether this process sees any lane that it could serve.
+#[derive(Default)]
+struct Sight {
+    blind_since: Option<Instant>,
+    gave_up: bool,
+}
+
+enum MayOwn {
+    Yes,
+    /// It has just come to this; what it owns is to be given up.
+    NoMore,
+    No,
+}
+
+impl Sight {
+    fn look(&mut self, context: &Context, now: Instant) -> MayOwn {
+        let flash = &context.flash;
+        if flash.lane_numbers().any(|lane| flash.health(lane) != Health::Suspect) {
+            *self = Sight::default();
+            return MayOwn::Yes;
+        }
+        let since = *self.blind_since.get_or_insert(now);
+        if now - since < BLIND_MAX {
+            return MayOwn::Yes;
+        }
+        match std::mem::replace(&mut self.gave_up, true) {
+            false => MayOwn::NoMore,
+            true => MayOwn::No,
+        }
     }
 }
 

@@ -73,7 +73,16 @@ pub(super) async fn settle(
             })
         }
         Decision::Replayed(id) => {
-            if let Some(Durability::Rejected { cause, first }) = durable(gateway, id, outcome.watch, wait).await
+            // Its notice may have come long ago, or before this gateway was there to hear it.
+            let known = match outcome.ours || wait.is_zero() {
+                true => None,
+                false => ask_once(gateway, id).await,
+            };
+            let known = match known {
+                None => durable(gateway, id, outcome.watch, wait).await,
+                known => known,
+            };
+            if let Some(Durability::Rejected { cause, first }) = known
                 && outcome.ours
             {
                 return rejected(gateway, asked, sale, cause, first).await;
@@ -188,6 +197,11 @@ pub(super) async fn durable(
     if let Some(durability) = watch.wait(wait).await {
         return Some(durability);
     }
+    ask_once(gateway, id).await
+}
+
+/// What the ledger has made of an accepted reservation, if it has come to it and says so in time.
+async fn ask_once(gateway: &Gateway, id: ReservationId) -> Option<Durability> {
     let found = tokio::time::timeout(ASK_WITHIN, gateway.calls.read.ask(id))
         .await
         .ok()?

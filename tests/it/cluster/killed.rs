@@ -1,12 +1,18 @@
-//! A primary is killed while buyers go on: its replica takes its lanes, and nobody else's lanes are touched.
+//! A primary dies or hangs while buyers go on: its replica takes its lanes, and nobody else's lanes are touched.
+
+use nix::sys::signal::Signal;
 
 use super::steady::Steady;
 use super::{Stage, durable};
 use crate::faults::crowd::{Crowd, assert_kept};
+use crate::support::redis_cluster::RedisCluster;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_primary_stops_its_own_lanes_alone() {
-    let mut stage = Stage::set().await;
+/// Has the first primary fall away and its replica take its place, while `comes_back` brings it back later.
+async fn replace_the_first(
+    mut stage: Stage,
+    falls_away: impl FnOnce(&mut RedisCluster),
+    comes_back: impl AsyncFnOnce(&mut RedisCluster),
+) {
     let mut users = stage.users().await;
     let lanes = stage.lanes_of(0).await;
     let hurt: Vec<String> = lanes.iter().flat_map(|lane| users.remove(lane).expect("it has some")).collect();
@@ -17,7 +23,7 @@ async fn a_killed_primary_stops_its_own_lanes_alone() {
     let steady = Steady::start(&stage, &spared);
     let crowd = Crowd::gather(6, &[&stage.one, &stage.other]);
     crowd.buys(100).await;
-    stage.cluster.nodes[0].kill();
+    falls_away(&mut stage.cluster);
     crowd.fails_with("STOCK_UNAVAILABLE").await;
     steady.buys(50).await;
     stage.cluster.nodes[3].until("role", "master").await;
@@ -27,7 +33,7 @@ async fn a_killed_primary_stops_its_own_lanes_alone() {
     let again = durable(&stage.other, "kept", &hurt[0]).await;
     assert_eq!((again.id(), again.replayed), (kept.id(), true));
 
-    stage.cluster.nodes[0].restart().await;
+    comes_back(&mut stage.cluster).await;
     stage.cluster.until_whole().await;
     stage.cluster.nodes[0].until("role", "slave").await;
     crowd.buys(50).await;
@@ -37,4 +43,27 @@ async fn a_killed_primary_stops_its_own_lanes_alone() {
     assert_kept(&stage.one, &heard).await;
     assert_eq!(assert_kept(&stage.other, &spared).await, 0);
     stage.assert_recovered(&lanes, &before).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_primary_stops_its_own_lanes_alone() {
+    let stage = Stage::set().await;
+    replace_the_first(
+        stage,
+        |cluster| cluster.nodes[0].kill(),
+        async |cluster| cluster.nodes[0].restart().await,
+    )
+    .await;
+}
+
+/// Its connections stay, and it never says a word: that must hold up nobody else, and when it wakes up nobody listens.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_hangs_stops_its_own_lanes_alone() {
+    let stage = Stage::set().await;
+    replace_the_first(
+        stage,
+        |cluster| cluster.nodes[0].signal(Signal::SIGSTOP),
+        async |cluster| cluster.nodes[0].signal(Signal::SIGCONT),
+    )
+    .await;
 }

@@ -123,6 +123,16 @@ async fn a_primary_that_comes_back_behind_sells_nothing_again() {
     let refused = here.reserve(&Buy::of("refused")).await;
     assert_eq!(refused.problem(), (503, "STOCK_UNAVAILABLE"), "a replica takes no writes");
     let there = Whole::over(&pair.replica.url(), &pair.database_url).await;
+    // Who reaches a replica only can serve no lane, and leaves them to who can.
+    until("one owner of all lanes", async || {
+        let owners = "SELECT count(DISTINCT owner) = 1 AND count(owner) = count(*) FROM lane";
+        sqlx::query_scalar::<_, bool>(owners)
+            .fetch_one(&there.pool)
+            .await
+            .ok()?
+            .then_some(())
+    })
+    .await;
     let between = reserve(&there, "between", 3).await;
     until("the primary of before, level", async || {
         let there = pair.replica.info("master_repl_offset").await?;

@@ -1,9 +1,15 @@
 //! A cluster at peace: all lanes sell, whichever node they are on, and both gateways hear of everything.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use flashgate::flash::Flash;
 
 use super::{LANES, Stage, durable, lane_of};
 use crate::faults::crowd::{Crowd, assert_kept};
+use crate::support::door::until;
+use crate::support::flash::{LANE, Rig};
+use crate::support::redis_cluster::RedisCluster;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_gateways_sell_through_lanes_on_three_nodes() {
@@ -29,4 +35,29 @@ async fn two_gateways_sell_through_lanes_on_three_nodes() {
     }
     stage.settled().await;
     assert_eq!(stage.epochs().await, before, "no lane was recovered");
+}
+
+/// What one gateway tells, the other hears from the lane's own node, whichever that is by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn notices_reach_the_other_gateway_before_and_after_a_failover() {
+    let mut cluster = RedisCluster::start().await;
+    let rig = Rig::at(&cluster.url(), 1).await;
+    let other = rig.gateway().await;
+    assert_hears(&rig.flash, &other, 1).await;
+    let key = format!("fg:{{{}-0}}:meta", rig.deployment.namespace);
+    let owner = cluster.owners(&[key], 0).await[0];
+    cluster.nodes[owner].kill();
+    cluster.nodes[owner + 3].until("role", "master").await;
+    assert_hears(&rig.flash, &other, 2).await;
+}
+
+async fn assert_hears(one: &Flash, other: &Flash, grant: i64) {
+    until("what was told", async || {
+        one.tell_delivered(LANE, &[grant]).await;
+        other
+            .wait_delivered(grant, Duration::from_millis(100))
+            .await
+            .then_some(())
+    })
+    .await;
 }

@@ -11,6 +11,8 @@ use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::config::{Config, PerformanceConfig};
 use fred::types::{ClusterHash, CustomCommand, Value};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::door::until;
 use super::servers::{Home, home};
@@ -114,6 +116,11 @@ impl RedisNode {
         // Either fails only where it is gone.
         self.process.kill().ok();
         self.process.wait().ok();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.process.id()).expect("a pid");
+        kill(Pid::from_raw(pid), signal).expect("it is our child");
     }
 
     /// Starts it again after [`RedisNode::kill`], with its data, settings and port.
