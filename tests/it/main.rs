@@ -5,6 +5,7 @@ mod cluster;
 mod crowd;
 mod dev;
 mod events;
+mod failover;
 mod faults;
 mod flash_grant;
 mod flash_lane;
@@ -61,6 +62,7 @@ mod support {
     pub(crate) mod shop;
     pub(crate) mod socket;
     pub(crate) mod standby;
+    pub(crate) mod switch;
     pub(crate) mod web;
 }
 mod verify;

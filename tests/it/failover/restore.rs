@@ -1,0 +1,95 @@
+//! The disk of Postgres is lost: a base backup and the archived WAL bring it back, the queue in Redis the rest.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use sqlx::PgPool;
+
+use super::{Stage, carried, goes_on, halt, run};
+use crate::faults::crowd::{Crowd, assert_kept};
+use crate::support::door::until;
+use crate::support::servers::{Private, home};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_base_backup_and_the_archive_bring_the_ledger_back() {
+    let mut stage = Stage::over(Private::start().await).await;
+    let pool = PgPool::connect_lazy(&stage.servers.postgres.url()).expect("an address");
+    let (archive, base) = (home(), home());
+    open_to_all(archive.path());
+    let place = archive.path().display();
+    run(&pool, "ALTER SYSTEM SET archive_mode = on").await;
+    run(&pool, &format!("ALTER SYSTEM SET archive_command = 'cp %p {place}/%f'")).await;
+    stage.servers.restart_postgres().await;
+    stage.gateway.settled().await;
+
+    let backup = base.path().join("data");
+    take_base_backup(&stage, &backup);
+    let crowd = Crowd::gather(6, &[&stage.gateway]);
+    crowd.buys(60).await;
+    // Up to here it is archived; what follows, only the disk has.
+    let segment: String = sqlx::query_scalar("SELECT pg_walfile_name(pg_switch_wal())")
+        .fetch_one(&pool)
+        .await
+        .expect("Postgres answers");
+    until("an archived segment", async || {
+        archive.path().join(&segment).exists().then_some(())
+    })
+    .await;
+    let archived = carried(&pool).await;
+    crowd.buys(60).await;
+    assert!(carried(&pool).await > archived);
+
+    stage.servers.postgres.kill();
+    let data = stage.servers.postgres.data();
+    let owner = data.with_extension("lost");
+    fs::rename(&data, &owner).expect("it is ours");
+    assert!(fs::rename(&backup, &data).is_ok() || copy(&backup, &data));
+    give_to_the_owner_of(&owner, &data);
+    fs::remove_dir_all(&owner).expect("it is ours");
+    fs::write(data.join("recovery.signal"), "").expect("the directory can be written");
+    let settings = OpenOptions::new().append(true).open(data.join("postgresql.auto.conf"));
+    writeln!(
+        settings.expect("it is in the backup"),
+        "restore_command = 'cp {place}/%f %p'\narchive_mode = off\nrecovery_target_timeline = 'latest'"
+    )
+    .expect("it can be written");
+    tokio::task::block_in_place(|| stage.servers.postgres.restart(&halt())).expect("Postgres comes back");
+
+    let heard = goes_on(&stage, crowd).await;
+    assert_eq!(assert_kept(&stage.gateway, &heard).await, 0);
+}
+
+fn take_base_backup(stage: &Stage, to: &Path) {
+    let url = stage.servers.postgres.tcp_url_of("flashgate");
+    let made = Command::new("pg_basebackup")
+        .args(["--checkpoint=fast", "--wal-method=stream", "--dbname", &url, "--pgdata"])
+        .arg(to)
+        .output()
+        .expect("pg_basebackup is on the PATH");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+}
+
+fn open_to_all(dir: &Path) {
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).expect("it is ours");
+}
+
+/// From one file system to another.
+fn copy(from: &Path, to: &Path) -> bool {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status();
+    copied.expect("cp runs").success()
+}
+
+/// Where Postgres runs as another user than the tests, the backup is that user's, too.
+fn give_to_the_owner_of(like: &Path, dir: &Path) {
+    if nix::unistd::geteuid().is_root() {
+        let given = Command::new("chown")
+            .arg("-R")
+            .arg(format!("--reference={}", like.display()))
+            .arg(dir)
+            .status();
+        assert!(given.expect("chown runs").success());
+    }
+}
