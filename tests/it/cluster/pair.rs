@@ -9,6 +9,7 @@ use crate::support::redis_node::RedisNode;
 use crate::support::servers::shared;
 
 const UNITS: i64 = 20;
+const SERVICE: &str = "stock";
 
 struct Pair {
     primary: RedisNode,
@@ -147,4 +148,23 @@ async fn a_primary_that_comes_back_behind_sells_nothing_again() {
     pair.primary.tell("REPLICAOF NO ONE").await;
     let made = [("early", &*early), ("between", &*between), ("late", &*late)];
     assert_kept(&here, &made, UNITS - 10).await;
+}
+
+/// A sentinel tells who the primary is, and promotes the replica by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn sentinels_replace_the_primary_without_a_restart_of_the_gateway() {
+    let mut pair = Pair::start().await;
+    let sentinel = RedisNode::sentinel(&pair.primary, SERVICE).await;
+    let url = format!("redis-sentinel://{}?sentinelServiceName={SERVICE}", sentinel.address());
+    until("a sentinel that knows the replica", async || {
+        (sentinel.info("master0").await?.contains("slaves=1")).then_some(())
+    })
+    .await;
+    let gateway = Whole::over(&url, &pair.database_url).await;
+    gateway.sell("s", UNITS, json!({})).await;
+    let made = reserve(&gateway, "made", 6).await;
+    pair.until_level().await;
+    pair.primary.kill();
+    pair.replica.until("role", "master").await;
+    assert_kept(&gateway, &[("made", &made)], UNITS - 6).await;
 }

@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use super::{Stage, address_of, carried, goes_on, run};
 use crate::faults::crowd::{Crowd, assert_kept};
-use crate::support::door::until;
+use crate::support::door::{Buy, until};
 use crate::support::servers::{Home, Private, home};
 use crate::support::standby::standby;
 
@@ -53,6 +53,8 @@ async fn with_an_asynchronous_standby_the_queue_makes_up_for_what_it_lacks() {
     let (mut stage, standby, _place) = followed().await;
     let at_primary = PgPool::connect_lazy(&stage.servers.postgres.url()).expect("an address");
     let at_standby = PgPool::connect_lazy(&standby.url()).expect("an address");
+    let given_back = stage.gateway.insist(&Buy::of("given-back").prefer("wait=10")).await;
+    assert_eq!(given_back.standing(), "RESERVED durable", "{}", given_back.body);
     let crowd = Crowd::gather(6, &[&stage.gateway]);
     crowd.buys(60).await;
     run(&at_standby, "ALTER SYSTEM SET primary_conninfo = ''").await;
@@ -62,10 +64,14 @@ async fn with_an_asynchronous_standby_the_queue_makes_up_for_what_it_lacks() {
         (receivers.fetch_one(&at_standby).await.ok()? == 0).then_some(())
     })
     .await;
+    let released = stage.gateway.release(&given_back.id()).await.expect(200);
+    assert_ne!(released["restocked"], false, "{released}");
     crowd.buys(60).await;
     let (there, here) = (carried(&at_primary).await, carried(&at_standby).await);
     assert!(here < there, "the standby has {here} of {there}");
     promote(&mut stage, &standby, &at_standby).await;
     let heard = goes_on(&stage, crowd).await;
     assert_eq!(assert_kept(&stage.gateway, &heard).await, 0);
+    let told = stage.gateway.reservation(&given_back.id()).await;
+    assert_eq!(told.standing(), "RELEASED durable", "its lane had heard of it: {}", told.body);
 }

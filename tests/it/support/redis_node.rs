@@ -20,6 +20,8 @@ use super::servers::{Home, home};
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// A drawn port may be taken by another program before Redis has it.
 const STARTS_MAX: usize = 5;
+/// Marks the settings of a sentinel.
+const SENTINEL: &str = "sentinel resolve-hostnames no";
 
 /// A running server.
 pub(crate) struct RedisNode {
@@ -49,6 +51,14 @@ impl RedisNode {
             }
         }
         panic!("Redis does not start");
+    }
+
+    /// A sentinel that watches a primary, alone.
+    pub(crate) async fn sentinel(primary: &RedisNode, service: &str) -> RedisNode {
+        let monitor = format!("sentinel monitor {service} 127.0.0.1 {} 1", primary.port);
+        let down = format!("sentinel down-after-milliseconds {service} 2000");
+        let retry = format!("sentinel failover-timeout {service} 10000");
+        RedisNode::start(&[SENTINEL, &monitor, &down, &retry], |_| None).await
     }
 
     pub(crate) fn url(&self) -> String {
@@ -165,9 +175,13 @@ fn free_port() -> u16 {
 
 fn launch(home: &Home, port: u16, settings: &[String]) -> Child {
     let dir = home.path().display();
+    let is_sentinel = settings.iter().any(|line| line == SENTINEL);
+    let kept = match is_sentinel {
+        true => "",
+        false => "appendonly yes\nappendfsync everysec\nsave \"\"\nmaxmemory-policy noeviction\n",
+    };
     let own = format!(
-        "port {port}\nbind 127.0.0.1\ndir {dir}\npidfile {dir}/redis.pid\ndaemonize no\nset-proc-title no\n\
-         appendonly yes\nappendfsync everysec\nsave \"\"\nmaxmemory-policy noeviction\n{}\n",
+        "port {port}\nbind 127.0.0.1\ndir {dir}\npidfile {dir}/redis.pid\ndaemonize no\nset-proc-title no\n{kept}{}\n",
         settings.join("\n")
     );
     let config = home.path().join("redis.conf");
@@ -175,6 +189,7 @@ fn launch(home: &Home, port: u16, settings: &[String]) -> Child {
     let log = File::create(home.path().join("redis.log")).expect("the directory can be written");
     Command::new("redis-server")
         .arg(&config)
+        .args(is_sentinel.then_some("--sentinel"))
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(Stdio::null())
