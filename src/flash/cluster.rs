@@ -12,8 +12,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use fred::types::config::{Config, Server, ServerConfig};
 use fred::types::Value;
+use fred::types::config::{Config, Server, ServerConfig};
 use futures::future::join_all;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -102,7 +102,9 @@ impl Cluster {
                 answer => return Ok(answer?),
             }
         }
-        Err(FlashError::Unavailable("its slot is said to be elsewhere, wherever it is asked for".into()))
+        Err(FlashError::Unavailable(
+            "its slot is said to be elsewhere, wherever it is asked for".into(),
+        ))
     }
 
     /// Takes note where this node's error says that `key` is served elsewhere; whether it does.
@@ -149,7 +151,9 @@ fn slot_of(key: &str) -> u16 {
 }
 
 async fn slots_of(node: &Node) -> Result<SlotMap, FlashError> {
-    let asked = node.server().ok_or_else(|| FlashError::Broken("a node without an address".into()))?;
+    let asked = node
+        .server()
+        .ok_or_else(|| FlashError::Broken("a node without an address".into()))?;
     let slots = node.send(Call::new("CLUSTER", vec!["SLOTS".into()])).await?;
     let info = node.send(Call::new("CLUSTER", vec!["INFO".into()])).await?;
     SlotMap::parse(slots, &text(&info), &asked)
@@ -211,11 +215,18 @@ impl Shared {
         let asked = nodes
             .iter()
             .map(|node| async move { tokio::time::timeout(LOOK_WITHIN, slots_of(node)).await.ok()?.ok() });
-        let mut best = join_all(asked).await.into_iter().flatten().max_by_key(|map| map.standing);
+        let mut best = join_all(asked)
+            .await
+            .into_iter()
+            .flatten()
+            .max_by_key(|map| map.standing);
         if best.as_ref().is_none_or(|map| !map.standing.0) {
             let strangers = self.strangers(&nodes);
             let told = join_all(strangers.iter().map(|server| self.ask_stranger(server))).await;
-            best = best.into_iter().chain(told.into_iter().flatten()).max_by_key(|map| map.standing);
+            best = best
+                .into_iter()
+                .chain(told.into_iter().flatten())
+                .max_by_key(|map| map.standing);
         }
         let Some(slots) = best else { return };
         let used = self.write(|known| {

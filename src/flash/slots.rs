@@ -102,7 +102,11 @@ pub(crate) fn moved_to(error: &fred::error::Error, asked: &Server) -> Option<Ser
         .split_whitespace()
         .nth(1)?
         .rsplit_once(':')?;
-    let host = if host.is_empty() { asked.host.to_string() } else { host.to_owned() };
+    let host = if host.is_empty() {
+        asked.host.to_string()
+    } else {
+        host.to_owned()
+    };
     Some(Server::new(host, port.parse().ok()?))
 }
 
@@ -125,13 +129,21 @@ mod tests {
     #[test]
     fn the_owner_of_a_slot_is_found() {
         let asked = Server::new("asked", 1);
-        let slots = Value::Array(vec![of(0, 9, "a", 7_000), of(10, 20, "", 7_002), of(30, 30, "a", 7_000)]);
+        let slots = Value::Array(vec![
+            of(0, 9, "a", 7_000),
+            of(10, 20, "", 7_002),
+            of(30, 30, "a", 7_000),
+        ]);
         let info = "cluster_state:ok\r\ncluster_slots_assigned:16384\r\ncluster_current_epoch:6\r\n";
         let map = SlotMap::parse(slots, info, &asked).expect("it can be read");
         assert_eq!(map.standing, (true, 6));
         let owner = |slot| map.owner(slot).map(ToString::to_string);
         assert_eq!(owner(9).as_deref(), Some("a:7000"));
-        assert_eq!(owner(10).as_deref(), Some("asked:7002"), "a node without a host is where it was asked");
+        assert_eq!(
+            owner(10).as_deref(),
+            Some("asked:7002"),
+            "a node without a host is where it was asked"
+        );
         assert_eq!(owner(21), None);
         assert!(map.is_owner(30, "own") && !map.is_owner(30, "other") && !map.is_owner(29, "own"));
         assert!(map.owns(&Server::new("a", 7_000)) && !map.owns(&Server::new("replica", 7_001)));

@@ -39,10 +39,7 @@ impl Flash {
     pub async fn visit(&self, lane: LaneNo) -> Result<Visit, FlashError> {
         let keys: Vec<String> = self.lanes.iter().map(|lane| lane.keys.meta()).collect();
         let timeout = self.settings.command_timeout;
-        let (node, serves) = self
-            .redis
-            .visit(&self.lane(lane).keys.meta(), &keys, timeout)
-            .await?;
+        let (node, serves) = self.redis.visit(&self.lane(lane).keys.meta(), &keys, timeout).await?;
         let lanes: Vec<LaneNo> = self
             .lane_numbers()
             .zip(serves)

@@ -148,7 +148,11 @@ async fn under_lock(context: &Context, visit: &Visit, suspects: &[LaneNo]) -> Re
         return Ok(());
     }
     // A server without its witness is recovered whole, lanes that nobody has complained of included.
-    let lanes = if visit.is_witnessed().await? { lost } else { visit.lanes().to_vec() };
+    let lanes = if visit.is_witnessed().await? {
+        lost
+    } else {
+        visit.lanes().to_vec()
+    };
     let started = Instant::now();
     tracing::warn!(lanes = lanes.len(), "lanes are recovered");
     let epoch = close(context, visit, &lanes).await?;

@@ -221,10 +221,12 @@ pub(super) fn unavailable(error: FlashError) -> Problem {
             "units are moving between the item's buckets; whether there are enough could not be found out in time",
         ),
         FlashError::Broken(_) => Problem::internal(error),
-        FlashError::Unavailable(_) | FlashError::Refused(_) | FlashError::NotLoaded | FlashError::Stale => Problem::new(
-            Code::StockUnavailable,
-            "live stock could not answer; a retry with the same idempotency key is safe",
-        )
-        .because(error),
+        FlashError::Unavailable(_) | FlashError::Refused(_) | FlashError::NotLoaded | FlashError::Stale => {
+            Problem::new(
+                Code::StockUnavailable,
+                "live stock could not answer; a retry with the same idempotency key is safe",
+            )
+            .because(error)
+        }
     }
 }

@@ -9,7 +9,10 @@ use crate::support::door::Told;
 async fn promote_behind(stage: &mut Stage, ahead: usize, behind: usize) {
     let mut users = stage.users().await;
     let lanes = stage.lanes_of(ahead).await;
-    let hurt: Vec<String> = lanes.iter().flat_map(|lane| users.remove(lane).expect("it has some")).collect();
+    let hurt: Vec<String> = lanes
+        .iter()
+        .flat_map(|lane| users.remove(lane).expect("it has some"))
+        .collect();
     let spared: Vec<String> = users.into_values().flatten().collect();
     let before = stage.epochs().await;
     let mut early = reserve(stage, "early", &hurt).await;
@@ -66,12 +69,20 @@ async fn a_primary_that_was_demoted_and_comes_back_behind_is_brought_up_to_date(
     let before = stage.epochs().await;
     let lanes = stage.lanes_of(1).await;
     stage.cluster.hand_over(4).await;
-    let user = stage.users().await.remove(lanes.first().expect("it has lanes")).expect("it has users");
+    let user = stage
+        .users()
+        .await
+        .remove(lanes.first().expect("it has lanes"))
+        .expect("it has users");
     durable(&stage.one, "there", &user[0]).await;
     stage.settled().await;
     stage.assert_recovered(&lanes, &before).await;
     let scripts = stage.cluster.nodes[1].info("number_of_cached_scripts").await;
-    assert_ne!(scripts.as_deref(), Some("0"), "the replica that was a primary has kept its scripts");
+    assert_ne!(
+        scripts.as_deref(),
+        Some("0"),
+        "the replica that was a primary has kept its scripts"
+    );
     promote_behind(&mut stage, 4, 1).await;
 }
 

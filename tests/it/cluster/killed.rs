@@ -15,7 +15,10 @@ async fn replace_the_first(
 ) {
     let mut users = stage.users().await;
     let lanes = stage.lanes_of(0).await;
-    let hurt: Vec<String> = lanes.iter().flat_map(|lane| users.remove(lane).expect("it has some")).collect();
+    let hurt: Vec<String> = lanes
+        .iter()
+        .flat_map(|lane| users.remove(lane).expect("it has some"))
+        .collect();
     let spared: Vec<String> = users.into_values().flatten().collect();
     let before = stage.epochs().await;
     let kept = durable(&stage.one, "kept", &hurt[0]).await;

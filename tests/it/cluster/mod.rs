@@ -93,7 +93,10 @@ impl Stage {
     /// Asserts that the lanes of `recovered` have newer epochs than `before`, and no others.
     async fn assert_recovered(&self, recovered: &BTreeSet<u16>, before: &[i64]) {
         let raised = (0..).zip(self.epochs().await.into_iter().zip(before));
-        let raised: BTreeSet<u16> = raised.filter(|(_, (now, then))| now > then).map(|(lane, _)| lane).collect();
+        let raised: BTreeSet<u16> = raised
+            .filter(|(_, (now, then))| now > then)
+            .map(|(lane, _)| lane)
+            .collect();
         assert_eq!(raised, *recovered, "lanes with a newer epoch");
     }
 
@@ -117,7 +120,9 @@ async fn keys_of_lanes(database_url: &str) -> Vec<String> {
         .fetch_one(&pool)
         .await
         .expect("it is migrated");
-    (0..LANES).map(|lane| format!("fg:{{{namespace}-{lane}}}:meta")).collect()
+    (0..LANES)
+        .map(|lane| format!("fg:{{{namespace}-{lane}}}:meta"))
+        .collect()
 }
 
 async fn until_all_open(gateway: &Whole) {
@@ -137,7 +142,9 @@ fn lane_of(told: &Told) -> u16 {
 
 /// Makes a reservation durable; its order is its key too.
 async fn durable(gateway: &Whole, order: &str, user: &str) -> Told {
-    let told = gateway.insist(&Buy::of(order).key(order).user(user).prefer("wait=10")).await;
+    let told = gateway
+        .insist(&Buy::of(order).key(order).user(user).prefer("wait=10"))
+        .await;
     assert_eq!(told.standing(), "RESERVED durable", "{}", told.body);
     told
 }

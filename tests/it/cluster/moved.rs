@@ -11,10 +11,17 @@ async fn move_slot(cluster: &RedisCluster, key: &str, from: usize, to: usize) {
     let slot = fred::util::redis_keyslot(key.as_bytes());
     let (source, target) = (&cluster.nodes[from], &cluster.nodes[to]);
     let (source_id, target_id) = (cluster.id(from).await, cluster.id(to).await);
-    target.tell(&format!("CLUSTER SETSLOT {slot} IMPORTING {source_id}")).await;
-    source.tell(&format!("CLUSTER SETSLOT {slot} MIGRATING {target_id}")).await;
+    target
+        .tell(&format!("CLUSTER SETSLOT {slot} IMPORTING {source_id}"))
+        .await;
+    source
+        .tell(&format!("CLUSTER SETSLOT {slot} MIGRATING {target_id}"))
+        .await;
     loop {
-        let keys = source.tell(&format!("CLUSTER GETKEYSINSLOT {slot} 3")).await.into_array();
+        let keys = source
+            .tell(&format!("CLUSTER GETKEYSINSLOT {slot} 3"))
+            .await
+            .into_array();
         if keys.is_empty() {
             break;
         }
@@ -44,7 +51,11 @@ async fn lanes_that_move_to_another_node_go_on_selling() {
     for lane in &lanes {
         durable(&stage.other, &format!("moved-{lane}"), &users[lane][0]).await;
     }
-    assert_eq!(stage.epochs().await, before, "that node has its scripts, and the lanes have all they had");
+    assert_eq!(
+        stage.epochs().await,
+        before,
+        "that node has its scripts, and the lanes have all they had"
+    );
 
     // A node that has just joined has none: what comes to it is recovered.
     stage.cluster.join().await;

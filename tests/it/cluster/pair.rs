@@ -119,10 +119,16 @@ async fn a_primary_that_comes_back_behind_sells_nothing_again() {
     pair.until_level().await;
 
     pair.replica.tell("REPLICAOF NO ONE").await;
-    pair.primary.tell(&format!("REPLICAOF 127.0.0.1 {}", pair.replica.port)).await;
+    pair.primary
+        .tell(&format!("REPLICAOF 127.0.0.1 {}", pair.replica.port))
+        .await;
     pair.primary.until("master_link_status", "up").await;
     let refused = here.reserve(&Buy::of("refused")).await;
-    assert_eq!(refused.problem(), (503, "STOCK_UNAVAILABLE"), "a replica takes no writes");
+    assert_eq!(
+        refused.problem(),
+        (503, "STOCK_UNAVAILABLE"),
+        "a replica takes no writes"
+    );
     let there = Whole::over(&pair.replica.url(), &pair.database_url).await;
     // Who reaches a replica only can serve no lane, and leaves them to who can.
     until("one owner of all lanes", async || {

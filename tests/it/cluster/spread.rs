@@ -25,7 +25,11 @@ async fn two_gateways_sell_through_lanes_on_three_nodes() {
     // Whichever gateway owns the lane, who waits at the other one hears of it: of the durable unit, and of the one that
     // came back.
     for n in 0..2 * LANES {
-        let (door, next) = if n % 2 == 0 { (&stage.one, &stage.other) } else { (&stage.other, &stage.one) };
+        let (door, next) = if n % 2 == 0 {
+            (&stage.one, &stage.other)
+        } else {
+            (&stage.other, &stage.one)
+        };
         let order = format!("told-{n}");
         let told = durable(door, &order, &order).await;
         let again = durable(next, &order, &order).await;

@@ -59,7 +59,11 @@ async fn buy(door: Door, users: Vec<String>, stop: CancellationToken, got: Arc<A
         let user = &users[heard.len() % users.len()];
         let order = format!("{user}-{}", heard.len());
         let told = door.reserve(&Buy::of(&order).key(&order).user(user)).await;
-        assert!([201, 202].contains(&told.status), "{order} of a lane that lives: {}", told.body);
+        assert!(
+            [201, 202].contains(&told.status),
+            "{order} of a lane that lives: {}",
+            told.body
+        );
         got.fetch_add(1, Ordering::Relaxed);
         heard.push(Heard { order, told });
         tokio::time::sleep(BETWEEN_ORDERS).await;

@@ -73,5 +73,10 @@ async fn with_an_asynchronous_standby_the_queue_makes_up_for_what_it_lacks() {
     let heard = goes_on(&stage, crowd).await;
     assert_eq!(assert_kept(&stage.gateway, &heard).await, 0);
     let told = stage.gateway.reservation(&given_back.id()).await;
-    assert_eq!(told.standing(), "RELEASED durable", "its lane had heard of it: {}", told.body);
+    assert_eq!(
+        told.standing(),
+        "RELEASED durable",
+        "its lane had heard of it: {}",
+        told.body
+    );
 }

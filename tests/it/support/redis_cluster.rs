@@ -123,7 +123,10 @@ impl RedisCluster {
                 let is_primary = node.info("role").await? == "master";
                 primaries += usize::from(is_primary);
                 let linked = match is_primary {
-                    true => node.info("slave0").await.is_some_and(|told| told.contains("state=online")),
+                    true => node
+                        .info("slave0")
+                        .await
+                        .is_some_and(|told| told.contains("state=online")),
                     false => node.info("master_link_status").await? == "up",
                 };
                 if !linked {

@@ -81,7 +81,10 @@ impl RedisNode {
         started.map_err(|_| "silent")?.map_err(|error| error.to_string())?;
         let (word, args) = line.split_once(' ').unwrap_or((line, ""));
         let command = CustomCommand::new(word.to_owned(), ClusterHash::Random, false);
-        let args: Vec<&str> = args.split_whitespace().map(|arg| if arg == "\"\"" { "" } else { arg }).collect();
+        let args: Vec<&str> = args
+            .split_whitespace()
+            .map(|arg| if arg == "\"\"" { "" } else { arg })
+            .collect();
         let answer = client.custom(command, args).await;
         client.quit().await.ok();
         answer.map_err(|error| error.to_string())
