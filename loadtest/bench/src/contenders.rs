@@ -1,0 +1,238 @@
+//! The baselines' part of a round.
+
+use std::time::Duration;
+
+use sqlx::PgPool;
+use tokio::time::{Instant, sleep};
+
+use crate::Failure;
+use crate::figures::{Checks, Round};
+use crate::ours::UNITS;
+use crate::rival::{Mode, Servers};
+use crate::settings::{CALLERS, CONNECTIONS};
+use crate::tag;
+use crate::wrk::{Kind, Loop, Outcome, run};
+
+/// How long each setting of a baseline is tried before the rounds.
+const TRIAL_SECONDS: u32 = 2;
+/// Longest time for the usual gateway's writer to finish.
+const WRITTEN_MAX: Duration = Duration::from_secs(120);
+/// What the baselines over Postgres alone are called, and the styles each may choose from.
+const POSTGRES: [(&str, &[&str]); 2] = [
+    ("textbook", &["textbook", "one-statement"]),
+    ("skip-locked", &["skip-locked"]),
+];
+const POOLS: [u32; 3] = [8, 16, 32];
+const USUAL_CONNECTIONS: [u32; 3] = [1, 2, 8];
+
+/// Each baseline's best setting.
+#[derive(Clone, Debug)]
+pub(crate) struct Best {
+    usual_connections: u32,
+    /// Of each of [`POSTGRES`], for each of [`CALLERS`].
+    postgres: Vec<(String, u32, Mode)>,
+}
+
+impl Best {
+    /// Settings that are good almost everywhere, for a short run.
+    pub(crate) fn assumed() -> Best {
+        let mode = Mode::Postgres {
+            name: "one-statement",
+            connections: 8,
+        };
+        Best {
+            usual_connections: 1,
+            postgres: vec![("textbook".to_owned(), CALLERS[0], mode)],
+        }
+    }
+
+    /// Tries every setting, and keeps the best of each baseline. The trials are figures too.
+    ///
+    /// # Errors
+    /// A baseline does not run.
+    pub(crate) async fn find(servers: &Servers, trials: &mut Round) -> Result<Best, Failure> {
+        let mut usual = Vec::new();
+        for connections in USUAL_CONNECTIONS {
+            let mode = Mode::Usual {
+                connections,
+                writes: true,
+            };
+            let rate = once(servers, mode, Kind::Accepted, CONNECTIONS, TRIAL_SECONDS)
+                .await?
+                .rate;
+            trials.put(format!("usual.{connections}.rate"), rate);
+            usual.push((rate, connections));
+        }
+        let mut tried: Vec<(f64, String, u32, Mode)> = Vec::new();
+        for (baseline, styles) in POSTGRES {
+            for name in styles.iter().copied() {
+                for connections in POOLS {
+                    for callers in CALLERS {
+                        let mode = Mode::Postgres { name, connections };
+                        let rate = once(servers, mode, Kind::Durable, callers, TRIAL_SECONDS).await?.rate;
+                        trials.put(format!("{name}.{callers}.{connections}.rate"), rate);
+                        tried.push((rate, baseline.to_owned(), callers, mode));
+                    }
+                }
+            }
+        }
+        // The best first; of each baseline and number of callers the first counts.
+        tried.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let mut postgres: Vec<(String, u32, Mode)> = Vec::new();
+        for (_, baseline, callers, mode) in tried {
+            if !postgres
+                .iter()
+                .any(|(known, of, _)| (known, of) == (&baseline, &callers))
+            {
+                postgres.push((baseline, callers, mode));
+            }
+        }
+        let usual_connections = usual
+            .into_iter()
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map_or(1, |(_, count)| count);
+        Ok(Best {
+            usual_connections,
+            postgres,
+        })
+    }
+}
+
+/// Measures every baseline once.
+///
+/// # Errors
+/// One does not run.
+pub(crate) async fn round(
+    servers: &Servers,
+    best: &Best,
+    seconds: u32,
+    quick: bool,
+    round: &mut Round,
+    checks: &mut Checks,
+) -> Result<(), Failure> {
+    for (name, callers, mode) in &best.postgres {
+        let before = postgres_rows(&servers.database, name).await;
+        let outcome = once(servers, *mode, Kind::Durable, *callers, seconds).await?;
+        round.put_loop(&format!("{name}.{callers}"), &outcome);
+        let (rows, taken) = postgres_rows(&servers.database, name).await?;
+        // Rows of the trials and of rounds before are there already.
+        let made = rows - before.map_or(0, |(rows, _)| rows);
+        check_answers(&format!("{name} at {callers}"), &outcome, made, *callers, checks);
+        checks.hold(rows == taken, || {
+            format!("{name}: {rows} reservations of {taken} units")
+        });
+    }
+    for (name, writes) in [("usual", true), ("usual-unwritten", false)] {
+        if writes || !quick {
+            let connections = best.usual_connections;
+            let mode = Mode::Usual { connections, writes };
+            let rival = servers.rival(mode).await?;
+            let outcome = run(
+                &rival.target,
+                loop_of(Kind::Accepted, &tag::next(), CONNECTIONS, seconds * 2),
+            )
+            .await?;
+            round.put_loop(name, &outcome);
+            check_usual(servers, name, writes, &outcome, checks).await?;
+            rival.stop().await?;
+        }
+    }
+    // Last, next to ours: it is what most of ours is compared with.
+    let no_op = once(servers, Mode::NoOp, Kind::Accepted, CONNECTIONS, seconds).await?;
+    checks.hold(no_op.refused == 0.0, || format!("no-op refused {}", no_op.refused));
+    round.put_loop("no-op", &no_op);
+    round.put_loop(
+        "no-op-read",
+        &once(servers, Mode::NoOp, Kind::Read, CONNECTIONS, seconds).await?,
+    );
+    Ok(())
+}
+
+fn loop_of<'a>(kind: Kind<'a>, tag: &'a str, connections: u32, seconds: u32) -> Loop<'a> {
+    Loop {
+        kind,
+        tag,
+        sku: "hot",
+        connections,
+        seconds,
+    }
+}
+
+async fn once(
+    servers: &Servers,
+    mode: Mode,
+    kind: Kind<'_>,
+    connections: u32,
+    seconds: u32,
+) -> Result<Outcome, Failure> {
+    let rival = servers.rival(mode).await?;
+    let outcome = run(&rival.target, loop_of(kind, &tag::next(), connections, seconds)).await?;
+    rival.stop().await?;
+    Ok(outcome)
+}
+
+/// All were granted, and there is a row for each answer: at the end of a loop some are on their way.
+fn check_answers(who: &str, outcome: &Outcome, made: i64, connections: u32, checks: &mut Checks) {
+    checks.hold(outcome.refused == 0.0, || {
+        format!("{who}: {} were refused", outcome.refused)
+    });
+    let unanswered = whole(made) - outcome.answers;
+    checks.hold((0.0..=f64::from(connections)).contains(&unanswered), || {
+        format!("{who}: {made} reservations, {} answers", outcome.answers)
+    });
+}
+
+async fn check_usual(
+    servers: &Servers,
+    name: &str,
+    writes: bool,
+    outcome: &Outcome,
+    checks: &mut Checks,
+) -> Result<(), Failure> {
+    let left: i64 = servers.redis.run("GET", &["{usual}:stock"]).await?.convert()?;
+    let orders: i64 = servers.redis.run("HLEN", &["{usual}:orders"]).await?.convert()?;
+    let buyers: i64 = servers.redis.run("HLEN", &["{usual}:bought"]).await?.convert()?;
+    check_answers(name, outcome, orders, CONNECTIONS, checks);
+    checks.hold(orders == UNITS - left && orders == buyers, || {
+        format!("{name}: {orders} reservations by {buyers} buyers, {left} of {UNITS} units left")
+    });
+    if writes {
+        check_written(servers, name, orders, checks).await?;
+    }
+    Ok(())
+}
+
+/// The writer carries every reservation into Postgres.
+async fn check_written(servers: &Servers, name: &str, orders: i64, checks: &mut Checks) -> Result<(), Failure> {
+    let begin = Instant::now();
+    loop {
+        let sql = "SELECT count(*) FROM usual.reservation";
+        let written: i64 = sqlx::query_scalar(sql).fetch_one(&servers.database).await?;
+        if written == orders || begin.elapsed() > WRITTEN_MAX {
+            checks.hold(written == orders, || {
+                format!("{name}: {written} of {orders} reservations were written")
+            });
+            return Ok(());
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// Reservations, and units taken.
+async fn postgres_rows(pool: &PgPool, baseline: &str) -> Result<(i64, i64), sqlx::Error> {
+    let sql = match baseline {
+        "textbook" => {
+            "SELECT (SELECT count(*) FROM textbook.reservation), (SELECT sum(reserved)::bigint FROM textbook.balance)"
+        }
+        _ => {
+            "SELECT (SELECT count(*) FROM skip_locked.reservation),
+            (SELECT count(*) FROM skip_locked.unit WHERE reservation_id IS NOT NULL)"
+        }
+    };
+    sqlx::query_as(sql).fetch_one(pool).await
+}
+
+/// Counts of a run fit.
+fn whole(count: i64) -> f64 {
+    f64::from(i32::try_from(count).unwrap_or(i32::MAX))
+}

@@ -1,0 +1,48 @@
+//! What a run measures, and for how long.
+
+use std::path::PathBuf;
+
+/// Measures flashgate against other ways to do it, side by side on this machine.
+#[derive(Clone, Debug, clap::Parser)]
+#[command(name = "bench")]
+pub(crate) struct Settings {
+    /// How often all contenders take their turn; 5, or 2 where it is quick
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: Option<u32>,
+
+    /// How long most of them are measured each time, those that need a full queue twice as long; 5, or 2 where it is
+    /// quick
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=60))]
+    seconds: Option<u32>,
+
+    /// A short run of the contenders that matter most, which prints ratios alone and saves nothing
+    #[arg(long)]
+    pub(crate) quick: bool,
+
+    /// Where results are saved
+    #[arg(long, default_value = "loadtest/results")]
+    pub(crate) results: PathBuf,
+
+    /// Where the programs `flashgate` and `baselines` are; without it, beside this one
+    #[arg(long)]
+    pub(crate) programs: Option<PathBuf>,
+}
+
+impl Settings {
+    pub(crate) fn rounds(&self) -> u32 {
+        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+
+    pub(crate) fn seconds(&self) -> u32 {
+        self.seconds.unwrap_or(if self.quick { 2 } else { 5 })
+    }
+}
+
+/// Connections of a closed loop for capacity: twice a full batch.
+pub(crate) const CONNECTIONS: u32 = 256;
+/// Callers who wait for durable answers.
+pub(crate) const CALLERS: [u32; 2] = [64, 512];
+/// Connections of an open loop.
+pub(crate) const OPEN_CONNECTIONS: usize = 1_024;
+/// Connections of a burst: fewer than the gateway takes, more than it can serve at a time.
+pub(crate) const BURST_CONNECTIONS: usize = 8_192;

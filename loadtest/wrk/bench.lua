@@ -1,0 +1,45 @@
+-- What the benchmark's closed loops send, by the first argument:
+--   accepted  a new order of a new buyer each, answered as soon as it is accepted
+--   durable   the same, answered when it is durable, however long that takes
+--   sold-out  a new buyer each, but for one in a hundred, who repeats an order that got its unit
+--   read      the item's page
+-- Then the run's tag (8 characters), the item, and for sold-out the holders' tag and their number. Order and user ids
+-- have 26 characters: letter, tag, thread, 16 digits.
+local threads = 0
+
+function setup(thread)
+  thread:set("id", threads)
+  threads = threads + 1
+end
+
+local function body_of(tag, thread, n)
+  local name = string.format("%s%d%016d", tag, thread, n)
+  return '{"orderId":"o' .. name .. '","skuId":"' .. sku .. '","locationId":"wh1","quantity":1,"userId":"u' .. name .. '"}'
+end
+
+function init(args)
+  kind, run, sku, holders, holding = args[1], args[2], args[3], args[4], tonumber(args[5] or 0)
+  n = 0
+  head = { ["Content-Type"] = "application/json", ["Prefer"] = kind == "accepted" and "respond-async" or "wait=30" }
+  if kind == "read" then
+    page = wrk.format("GET", "/api/inventory?skuId=" .. sku .. "&locationId=wh1")
+  end
+end
+
+function request()
+  if page then
+    return page
+  end
+  n = n + 1
+  if kind == "sold-out" and n % 100 == 0 then
+    return wrk.format("POST", "/api/inventory/reservations", head, body_of(holders, 0, math.random(0, holding - 1)))
+  end
+  return wrk.format("POST", "/api/inventory/reservations", head, body_of(run, id, n))
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format("bench %d %.6f %d %d %.0f %.0f %.0f\n", summary.requests, summary.duration / 1e6, errors.status,
+    errors.connect + errors.read + errors.write + errors.timeout, latency:percentile(50), latency:percentile(95),
+    latency:percentile(99)))
+end
