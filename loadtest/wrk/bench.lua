@@ -2,9 +2,11 @@
 --   accepted  a new order of a new buyer each, answered as soon as it is accepted
 --   durable   the same, answered when it is durable, however long that takes
 --   sold-out  a new buyer each, but for one in a hundred, who repeats an order that got its unit
+--   spread    durable, over many items that follow each other
 --   read      the item's page
--- Then the run's tag (8 characters), the item, and for sold-out the holders' tag and their number. Order and user ids
--- have 26 characters: letter, tag, thread, 16 digits.
+-- Then the run's tag (8 characters), the item (of spread: "b"), and for sold-out the holders' tag and their number, for
+-- spread the first item's number and how many they are. Order and user ids have 26 characters: letter, tag, thread, 16
+-- digits.
 local threads = 0
 
 function setup(thread)
@@ -19,6 +21,7 @@ end
 
 function init(args)
   kind, run, sku, holders, holding = args[1], args[2], args[3], args[4], tonumber(args[5] or 0)
+  first, many = tonumber(args[4]), holding
   n = 0
   head = { ["Content-Type"] = "application/json", ["Prefer"] = kind == "accepted" and "respond-async" or "wait=30" }
   if kind == "read" then
@@ -33,6 +36,9 @@ function request()
   n = n + 1
   if kind == "sold-out" and n % 100 == 0 then
     return wrk.format("POST", "/api/inventory/reservations", head, body_of(holders, 0, math.random(0, holding - 1)))
+  end
+  if kind == "spread" then
+    sku = string.format("b%07d", first + math.random(0, many - 1))
   end
   return wrk.format("POST", "/api/inventory/reservations", head, body_of(run, id, n))
 end

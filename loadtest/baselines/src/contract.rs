@@ -187,7 +187,9 @@ mod tests {
         assert!(is_taken(
             r#"{"orderId":"o1","skuId":"hot","locationId":"wh1","quantity":1,"userId":"u1"}"#
         ));
-        assert!(is_taken(r#"{"orderId":"o\u0031","skuId":"hot","locationId":"wh1","quantity":1}"#));
+        assert!(is_taken(
+            r#"{"orderId":"o\u0031","skuId":"hot","locationId":"wh1","quantity":1}"#
+        ));
         for wrong in [
             r#"{"orderId":"o 1","skuId":"hot","locationId":"wh1","quantity":1}"#,
             r#"{"orderId":"o1","skuId":"hot","locationId":"wh1","quantity":0}"#,

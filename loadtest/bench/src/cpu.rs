@@ -1,4 +1,4 @@
-//! CPU time of processes, from `/proc`. It moves far less with a busy machine than the clock does.
+//! CPU time and memory of processes, from `/proc`. CPU time moves far less with a busy machine than the clock does.
 
 use std::fs;
 
@@ -76,6 +76,14 @@ fn tree(pid: u32) -> f64 {
     root.own + root.reaped + children.map(|child| child.own + child.reaped).sum::<f64>()
 }
 
+/// Memory of a process that lies in RAM, in bytes; 0 where it is gone.
+pub(crate) fn resident_bytes(pid: u32) -> f64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
+    kilobytes.unwrap_or(0.0) * 1024.0
+}
+
 /// Seconds of CPU that the whole machine has spent, on anything.
 pub(crate) fn machine() -> f64 {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
@@ -95,7 +103,7 @@ pub(crate) fn machine() -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{machine, read, tree};
+    use super::{machine, read, resident_bytes, tree};
 
     #[test]
     fn a_process_has_a_parent_and_has_cost_something() {
@@ -103,5 +111,6 @@ mod tests {
         assert!(me.parent > 0);
         assert!(tree(me.parent) >= me.own);
         assert!(machine() >= me.own);
+        assert!(resident_bytes(std::process::id()) > 1e5);
     }
 }

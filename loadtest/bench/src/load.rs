@@ -17,6 +17,7 @@ use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::Failure;
+use crate::histogram::Histogram;
 use crate::http::{Connection, request};
 
 /// Longest wait for one answer.
@@ -69,45 +70,35 @@ pub(crate) struct Plan {
     /// The header `Prefer`; without it the sale says how long to wait.
     pub(crate) prefer: Option<&'static str>,
     pub(crate) pace: Pace,
-}
-
-/// A request that was answered.
-#[derive(Clone, Copy, Debug)]
-struct Sample {
-    status: u16,
-    /// µs from the instant at which it was due.
-    from_due: u32,
-    /// µs from the instant at which it was sent.
-    from_sent: u32,
+    /// When all of them are due to be paid; without it the sale says how long they have.
+    pub(crate) payable_until: Option<Instant>,
 }
 
 /// What came of it.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    samples: Vec<Sample>,
+    /// Answers 2xx.
+    pub(crate) granted: u64,
+    /// Answers 429 and 503: refused before anything was decided.
+    pub(crate) shed: u64,
+    /// Other answers.
+    pub(crate) refused: u64,
     /// Requests whose answer never came.
     pub(crate) unknown: u64,
     /// Requests that were due in an open loop; those that could not be sent up to a second after its end never were.
     pub(crate) due: f64,
     /// From the first to the last request.
     pub(crate) sent_for: Duration,
+    /// Latencies of what was granted, counted from the instant at which it was due.
+    pub(crate) from_due: Histogram,
+    /// The same, counted from the sending: where the generator itself could not keep up.
+    pub(crate) from_sent: Histogram,
 }
 
 impl Report {
-    /// Answers 2xx.
-    pub(crate) fn granted(&self) -> u64 {
-        self.samples.iter().filter(|sample| is_granted(sample)).count() as u64
-    }
-
-    /// Answers 429 and 503: refused before anything was decided.
-    pub(crate) fn shed(&self) -> u64 {
-        let shed = |sample: &&Sample| matches!(sample.status, 429 | 503);
-        self.samples.iter().filter(shed).count() as u64
-    }
-
     /// All requests.
     pub(crate) fn sent(&self) -> u64 {
-        self.samples.len() as u64 + self.unknown
+        self.granted + self.shed + self.refused + self.unknown
     }
 
     /// Requests per second that really went out.
@@ -115,31 +106,17 @@ impl Report {
         as_f64(self.sent()) / self.sent_for.as_secs_f64().max(1e-3)
     }
 
-    /// A percentile of the latencies of what was granted, in ms, counted from when it was due.
-    pub(crate) fn due_ms(&self, percent: usize) -> f64 {
-        self.percentile(percent, |sample| sample.from_due)
+    fn answered(&mut self, status: u16, from_due: Duration, from_sent: Duration) {
+        match status {
+            200..=299 => {
+                self.granted += 1;
+                self.from_due.add(micros(from_due));
+                self.from_sent.add(micros(from_sent));
+            }
+            429 | 503 => self.shed += 1,
+            _ => self.refused += 1,
+        }
     }
-
-    /// The same, counted from when it was sent: where the generator itself could not keep up.
-    pub(crate) fn sent_ms(&self, percent: usize) -> f64 {
-        self.percentile(percent, |sample| sample.from_sent)
-    }
-
-    fn percentile(&self, percent: usize, of: fn(&Sample) -> u32) -> f64 {
-        let mut all: Vec<u32> = self
-            .samples
-            .iter()
-            .filter(|sample| is_granted(sample))
-            .map(of)
-            .collect();
-        all.sort_unstable();
-        let at = (all.len() * percent).div_ceil(100).max(1) - 1;
-        all.get(at).map_or(f64::NAN, |micros| f64::from(*micros) / 1e3)
-    }
-}
-
-fn is_granted(sample: &Sample) -> bool {
-    (200..300).contains(&sample.status)
 }
 
 /// Counts fit: a run has some millions of requests.
@@ -206,12 +183,8 @@ impl Shared {
             .prefer
             .map_or_else(String::new, |prefer| format!("Prefer: {prefer}\r\n"));
         while let Some((number, due)) = self.turn().await {
-            let bytes = request(
-                "POST",
-                "/api/inventory/reservations",
-                &more,
-                &order(&self.plan.tag, number, &self.plan.sku),
-            );
+            let body = order(&self.plan.tag, number, &self.plan.sku, self.plan.payable_until);
+            let bytes = request("POST", "/api/inventory/reservations", &more, &body);
             let sent = Instant::now();
             self.last.set(sent);
             let answer = timeout(ANSWER_MAX, connection.exchange(&bytes)).await;
@@ -221,11 +194,7 @@ impl Shared {
             };
             if let Some(status) = status {
                 let now = Instant::now();
-                self.report.borrow_mut().samples.push(Sample {
-                    status,
-                    from_due: micros(now - due),
-                    from_sent: micros(now - sent),
-                });
+                self.report.borrow_mut().answered(status, now - due, now - sent);
             } else {
                 self.report.borrow_mut().unknown += 1;
                 connection = Connection::open(self.plan.address).await?;
@@ -273,9 +242,15 @@ impl Shared {
 }
 
 /// The same order as `loadtest/wrk/bench.lua` makes on its thread 0.
-fn order(tag: &str, number: u64, sku: &str) -> String {
+fn order(tag: &str, number: u64, sku: &str, payable_until: Option<Instant>) -> String {
     let name = format!("{tag}0{number:016}");
-    format!(r#"{{"orderId":"o{name}","skuId":"{sku}","locationId":"wh1","quantity":1,"userId":"u{name}"}}"#)
+    let time_to_pay = payable_until.map_or_else(String::new, |until| {
+        let seconds = until.saturating_duration_since(Instant::now()).as_secs().max(1);
+        format!(r#","ttlSeconds":{seconds}"#)
+    });
+    format!(
+        r#"{{"orderId":"o{name}","skuId":"{sku}","locationId":"wh1","quantity":1,"userId":"u{name}"{time_to_pay}}}"#
+    )
 }
 
 fn micros(duration: Duration) -> u32 {
@@ -284,31 +259,29 @@ fn micros(duration: Duration) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Report, Sample, order};
+    use super::{Duration, Report, order};
 
     #[test]
-    fn percentiles_count_what_was_granted() {
-        let sample = |status, micros| Sample {
-            status,
-            from_due: micros,
-            from_sent: micros / 2,
-        };
-        let mut samples: Vec<Sample> = (1..=100).map(|n| sample(201, n * 1000)).collect();
-        samples.extend([sample(503, 1), sample(409, 1)]);
-        let report = Report {
-            samples,
+    fn only_what_was_granted_has_a_latency() {
+        let mut report = Report {
             unknown: 1,
-            due: 0.0,
-            sent_for: Duration::from_secs(1),
+            ..Report::default()
         };
-        assert_eq!((report.granted(), report.shed(), report.sent()), (100, 1, 103));
-        assert!((report.due_ms(95) - 95.0).abs() < 1e-9);
-        assert!((report.sent_ms(50) - 25.0).abs() < 1e-9);
+        let ms = Duration::from_millis;
+        report.answered(201, ms(20), ms(10));
+        report.answered(503, ms(1), ms(1));
+        report.answered(409, ms(1), ms(1));
+        assert_eq!(
+            (report.granted, report.shed, report.refused, report.sent()),
+            (1, 1, 1, 4)
+        );
+        assert!((20.0..20.3).contains(&report.from_due.percentile_ms(1)));
+        assert!((10.0..10.2).contains(&report.from_sent.percentile_ms(99)));
     }
 
     #[test]
     fn ids_have_26_characters() {
-        let body: serde_json::Value = serde_json::from_str(&order("r0000001", 7, "hot")).expect("JSON");
+        let body: serde_json::Value = serde_json::from_str(&order("r0000001", 7, "hot", None)).expect("JSON");
         assert_eq!(body["orderId"].as_str().map(str::len), Some(26));
         assert_eq!(body["userId"].as_str().map(str::len), Some(26));
     }

@@ -1,5 +1,6 @@
 //! Measures flashgate beside what one would use instead, and beside the ceiling of HTTP here, in one run on one
-//! machine, and says how the figures compare: `make bench`.
+//! machine, and says how the figures compare: `make bench`; and what shows only
+//! after a while or at size: `make soak` ([`soak`]).
 //!
 //! All contenders take turns (A B C A B C …), each round on new directories and servers of the same kind and settings,
 //! so that what a busy machine does to one it does to all. A figure is the median of its rounds, a ratio the median of
@@ -13,9 +14,11 @@ mod cpu;
 mod disk;
 mod figures;
 mod gateway;
+mod histogram;
 mod http;
 mod load;
 mod machine;
+mod open;
 mod ours;
 mod plot;
 mod redis;
@@ -23,11 +26,12 @@ mod results;
 mod rival;
 mod rows;
 mod settings;
+mod soak;
 mod tag;
 mod wrk;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -91,15 +95,39 @@ async fn run(settings: &Settings) -> Result<bool, Failure> {
 
     let servers = Servers::start(&baselines).await?;
     let mut results = Results {
+        table: if settings.soak { &rows::SOAK } else { &rows::BENCH },
         began: chrono::Utc::now(),
         commit: commit(),
         machine: Machine::of(servers.redis.version().await?, version(&servers).await?),
-        others: Vec::new(),
+        others: vec![tokio::task::spawn_blocking(busy_share).await?],
         trials: Round::default(),
         rounds: Vec::new(),
         sweep: Vec::new(),
         checks: Checks::default(),
     };
+    if settings.soak {
+        servers.stop().await;
+        let mut round = Round::default();
+        soak::soak(&flashgate, settings.scale, &mut round, &mut results.checks).await?;
+        results.rounds.push(round);
+    } else {
+        bench(settings, &flashgate, &baselines, servers, &mut results).await?;
+    }
+    results.print(settings.quick)?;
+    if !settings.quick {
+        results.save(settings)?;
+    }
+    Ok(results.checks.failed.is_empty())
+}
+
+/// All contenders in turn; `servers` are for the trials of the baselines' settings.
+async fn bench(
+    settings: &Settings,
+    flashgate: &Path,
+    baselines: &Path,
+    servers: Servers,
+    results: &mut Results,
+) -> Result<(), Failure> {
     let best = if settings.quick {
         Best::assumed()
     } else {
@@ -111,23 +139,16 @@ async fn run(settings: &Settings) -> Result<bool, Failure> {
         results.others.push(tokio::task::spawn_blocking(busy_share).await?);
         say(&format!("round {number} of {}", settings.rounds()))?;
         let mut round = Round::default();
-        let servers = Servers::start(&baselines).await?;
-        contenders::round(
-            &servers,
-            &best,
-            settings.seconds(),
-            settings.quick,
-            &mut round,
-            &mut results.checks,
-        )
-        .await?;
+        let servers = Servers::start(baselines).await?;
+        let (seconds, checks) = (settings.seconds(), &mut results.checks);
+        contenders::round(&servers, &best, seconds, settings.quick, &mut round, checks).await?;
         servers.stop().await;
-        let ours = Ours::start(&flashgate).await?;
+        let ours = Ours::start(flashgate).await?;
         let mut stage = Stage {
             ours: &ours,
-            seconds: settings.seconds(),
+            seconds,
             round: &mut round,
-            checks: &mut results.checks,
+            checks,
         };
         stage.run(settings.quick).await?;
         ours.stop().await?;
@@ -135,17 +156,13 @@ async fn run(settings: &Settings) -> Result<bool, Failure> {
     }
     if !settings.quick {
         say("latency against offered rate")?;
-        sweep(&flashgate, settings.seconds(), &mut results).await?;
+        sweep(flashgate, settings.seconds(), results).await?;
     }
-    results.print(settings.quick)?;
-    if !settings.quick {
-        results.save(settings)?;
-    }
-    Ok(results.checks.failed.is_empty())
+    Ok(())
 }
 
 /// Durable latency at rates around the steady one, on a gateway of its own.
-async fn sweep(flashgate: &std::path::Path, seconds: u32, results: &mut Results) -> Result<(), Failure> {
+async fn sweep(flashgate: &Path, seconds: u32, results: &mut Results) -> Result<(), Failure> {
     let steady = results
         .spread("steady.rate")
         .ok_or("no steady rate was measured")?
@@ -161,10 +178,7 @@ async fn sweep(flashgate: &std::path::Path, seconds: u32, results: &mut Results)
     for part in SWEEP {
         results.sweep.push(stage.step(steady * part, seconds).await?);
     }
-    let found = ours.verify().await?;
-    results
-        .checks
-        .hold(found.is_none(), || format!("verify: {}", found.unwrap_or_default()));
+    stage.verify().await?;
     ours.stop().await
 }
 
@@ -174,6 +188,6 @@ async fn version(servers: &Servers) -> Result<String, Failure> {
         .await?)
 }
 
-fn say(what: &str) -> io::Result<()> {
+pub(crate) fn say(what: &str) -> io::Result<()> {
     writeln!(io::stderr(), "{} {what}", chrono::Utc::now().format("%H:%M:%S"))
 }

@@ -1,10 +1,12 @@
-//! A `flashgate dev` of our own: its servers are private, its directory is new, its stock is what a measurement needs.
+//! A gateway of our own: its servers are private, its directory is new, its stock is what a measurement needs. It is a
+//! `flashgate dev`; or, where it has to be started again while its servers stay, a `flashgate serve`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use flashgate::dev;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde::Deserialize;
@@ -25,36 +27,40 @@ use crate::wrk::Target;
 pub(crate) const UNITS: i64 = 1_000_000;
 /// Longest time to a ready gateway, and to an ended one.
 const READY_MAX: Duration = Duration::from_secs(120);
+/// Between two looks at what is awaited.
+const LOOK: Duration = Duration::from_millis(20);
+/// Time to pay, as a sale has it that says nothing.
+const HOLD_SECONDS: u32 = 900;
 /// Longest time until the queue is in the ledger.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 
-/// A running gateway with its servers.
+/// A running gateway with its servers. Dropped, it ends with them.
 pub(crate) struct Ours {
     program: PathBuf,
-    home: TempDir,
     child: Child,
-    public: SocketAddr,
-    admin: SocketAddr,
-    pids: DevPids,
+    at: Place,
+    // Before the directory that they use, and after the gateway that uses them.
+    servers: Option<dev::Servers>,
+    _home: TempDir,
     /// Its database.
     pub(crate) database: PgPool,
     /// Its Redis.
     pub(crate) redis: Redis,
 }
 
-/// What `dev.json` says.
-#[derive(Deserialize)]
+/// Where everything is: what `dev.json` says.
+#[derive(Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct DevFile {
+struct Place {
     listen: SocketAddr,
     admin_listen: SocketAddr,
     redis_url: String,
     database_url: String,
-    pids: DevPids,
+    pids: PlacePids,
 }
 
 #[derive(Clone, Copy, Deserialize)]
-struct DevPids {
+struct PlacePids {
     gateway: u32,
     redis: u32,
     postgres: u32,
@@ -72,6 +78,7 @@ pub(crate) struct Sale {
 pub(crate) struct Progress {
     pub(crate) accepted: i64,
     pub(crate) durable: i64,
+    pub(crate) expired: i64,
     pub(crate) rejected: i64,
     pub(crate) drift: i64,
     /// Reservations that wait for the ledger.
@@ -79,79 +86,133 @@ pub(crate) struct Progress {
 }
 
 impl Ours {
-    /// Starts it in a new directory, with one location.
+    /// Starts a `flashgate dev` in a new directory, with one location.
     ///
     /// # Errors
     /// It did not become ready.
     pub(crate) async fn start(program: &Path) -> Result<Ours, Failure> {
         let home = TempDir::with_prefix("flashgate-bench-")?;
-        let mut command = Command::new(program);
-        command.args([
-            "dev",
-            "--no-demo",
-            "--listen",
-            "127.0.0.1:0",
-            "--admin-listen",
-            "127.0.0.1:0",
-        ]);
-        command
-            .arg("--data")
-            .arg(home.path())
-            .env("FLASHGATE_LOG_FILTER", "warn");
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        let mut child = command
-            .spawn()
-            .map_err(|error| format!("{}: {error}", program.display()))?;
+        let mut command = gateway(program, "dev");
+        command.args(["--no-demo", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+        command.arg("--data").arg(home.path());
+        let mut child = command.spawn()?;
         let file = home.path().join("dev.json");
-        let ready = async {
-            loop {
-                if let Some(status) = child.try_wait()? {
-                    return Err(format!("flashgate dev ended: {status}").into());
-                }
-                if let Some(dev) = std::fs::read_to_string(&file)
-                    .ok()
-                    .and_then(|text| serde_json::from_str(&text).ok())
-                {
-                    let dev: DevFile = dev;
-                    if call(dev.admin_listen, "GET", "/readyz", &Value::Null).await.is_ok() {
-                        return Ok::<DevFile, Failure>(dev);
-                    }
-                }
-                sleep(Duration::from_millis(50)).await;
+        let begin = Instant::now();
+        let at: Place = loop {
+            if let Some(status) = child.try_wait()? {
+                return Err(format!("flashgate dev ended: {status}").into());
+            }
+            match std::fs::read_to_string(&file)
+                .ok()
+                .and_then(|text| serde_json::from_str(&text).ok())
+            {
+                Some(at) => break at,
+                None if begin.elapsed() > READY_MAX => return Err("flashgate dev does not come up".into()),
+                None => sleep(LOOK).await,
             }
         };
-        let dev = timeout(READY_MAX, ready)
-            .await
-            .map_err(|_| "flashgate dev does not become ready")??;
+        Ours::with(program, home, None, child, at).await
+    }
+
+    /// Starts a `flashgate serve` on servers of its own, with one location.
+    ///
+    /// # Errors
+    /// It did not become ready.
+    pub(crate) async fn serve(program: &Path) -> Result<Ours, Failure> {
+        let home = TempDir::with_prefix("flashgate-bench-")?;
+        let settings = dev::Settings {
+            dir: home.path().to_path_buf(),
+        };
+        let servers = dev::Servers::start(&settings).await?;
+        let mut at = Place {
+            listen: free_address()?,
+            admin_listen: free_address()?,
+            redis_url: servers.redis_url(),
+            database_url: servers.database_url(),
+            pids: PlacePids {
+                gateway: 0,
+                redis: servers.redis_pid(),
+                postgres: servers.postgres_pid(),
+            },
+        };
+        let migrated = gateway(program, "migrate")
+            .env("FLASHGATE_DATABASE_URL", &at.database_url)
+            .status()
+            .await?;
+        if !migrated.success() {
+            return Err(format!("flashgate migrate ended: {migrated}").into());
+        }
+        let child = at.serve(program)?;
+        at.pids.gateway = child.id().unwrap_or_default();
+        Ours::with(program, home, Some(servers), child, at).await
+    }
+
+    async fn with(
+        program: &Path,
+        home: TempDir,
+        servers: Option<dev::Servers>,
+        child: Child,
+        at: Place,
+    ) -> Result<Ours, Failure> {
         let ours = Ours {
             program: program.to_path_buf(),
-            home,
             child,
-            public: dev.listen,
-            admin: dev.admin_listen,
-            pids: dev.pids,
-            database: PgPool::connect(&dev.database_url).await?,
-            redis: Redis::connect(&dev.redis_url).await?,
+            servers,
+            _home: home,
+            database: PgPool::connect(&at.database_url).await?,
+            redis: Redis::connect(&at.redis_url).await?,
+            at,
         };
+        ours.serving().await?;
         let place = json!({"name": "w", "kind": "warehouse", "region": "r", "active": true});
-        ours.admin("PUT", "/admin/locations/wh1", &place).await?;
+        ours.admin().call("PUT", "/admin/locations/wh1", &place).await?;
         Ok(ours)
+    }
+
+    /// Waits until it serves with all its lanes; how long that took.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub(crate) async fn serving(&self) -> Result<Duration, Failure> {
+        let begin = Instant::now();
+        loop {
+            let shown = call(self.at.admin_listen, "GET", "/readyz", &Value::Null).await;
+            if shown.is_ok_and(|shown| shown["mode"] == "serving" && shown["lanes"]["closed"] == 0) {
+                return Ok(begin.elapsed());
+            }
+            if begin.elapsed() > READY_MAX {
+                return Err("the gateway does not become ready".into());
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    /// Ends a `flashgate serve` and starts it again on the same servers; how long from its start until it serves.
+    ///
+    /// # Errors
+    /// It does not end, or does not become ready.
+    pub(crate) async fn restart(&mut self) -> Result<Duration, Failure> {
+        self.end().await?;
+        self.child = self.at.serve(&self.program)?;
+        self.at.pids.gateway = self.child.id().unwrap_or_default();
+        self.serving().await
+    }
+
+    /// For calls of operators; also from other tasks.
+    pub(crate) fn admin(&self) -> Admin {
+        Admin(self.at.admin_listen)
     }
 
     /// Whom to send to, and whose CPU time to read.
     pub(crate) fn target(&self) -> Target {
         Target {
-            address: self.public,
+            address: self.at.listen,
             pids: Pids {
-                gateway: self.pids.gateway,
-                redis: Some(self.pids.redis),
-                postgres: Some(self.pids.postgres),
+                gateway: self.at.pids.gateway,
+                redis: Some(self.at.pids.redis),
+                postgres: Some(self.at.pids.postgres),
             },
         }
-    }
-
-    async fn admin(&self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
-        call(self.admin, method, path, body).await
     }
 
     /// A new SKU with a million units and no sale: the ledger engine serves it.
@@ -160,10 +221,7 @@ impl Ours {
     /// The gateway refuses it.
     pub(crate) async fn item(&self) -> Result<String, Failure> {
         let sku = tag::next();
-        self.admin("PUT", &format!("/admin/skus/{sku}"), &json!({"display": "exact"}))
-            .await?;
-        let receipt = json!({"skuId": sku, "locationId": "wh1", "delta": UNITS, "reason": "stock_received"});
-        self.admin("POST", "/api/inventory/adjustments", &receipt).await?;
+        self.admin().item(&sku, UNITS).await?;
         Ok(sku)
     }
 
@@ -172,25 +230,21 @@ impl Ours {
     /// # Errors
     /// The gateway refuses it.
     pub(crate) async fn sale(&self, allocation: i64) -> Result<Sale, Failure> {
-        let name = self.item().await?;
-        let body =
-            json!({"saleId": name, "skuId": name, "locationId": "wh1", "allocation": allocation, "perUserLimit": 1});
-        self.admin("POST", "/admin/sales", &body).await?;
-        self.admin("POST", &format!("/admin/sales/{name}/start"), &Value::Null)
-            .await?;
-        Ok(Sale { name })
+        self.admin().sale(tag::next(), allocation, HOLD_SECONDS).await
     }
 
     /// # Errors
     /// The gateway does not tell.
     pub(crate) async fn progress(&self, sale: &Sale) -> Result<Progress, Failure> {
         let shown = self
-            .admin("GET", &format!("/admin/sales/{}", sale.name), &Value::Null)
+            .admin()
+            .call("GET", &format!("/admin/sales/{}", sale.name), &Value::Null)
             .await?;
         let figure = |value: &Value| value.as_i64().ok_or("a sale without its figures");
         Ok(Progress {
             accepted: figure(&shown["counts"]["accepted"])?,
             durable: figure(&shown["counts"]["durable"])?,
+            expired: figure(&shown["counts"]["expired"])?,
             rejected: figure(&shown["counts"]["rejected"])?,
             drift: figure(&shown["drift"])?,
             queue: figure(&shown["queueDepth"])?,
@@ -221,12 +275,7 @@ impl Ours {
     /// It could not run.
     pub(crate) async fn verify(&self) -> Result<Option<String>, Failure> {
         let mut command = Command::new(&self.program);
-        let output = command
-            .arg("verify")
-            .arg("--data")
-            .arg(self.home.path())
-            .output()
-            .await?;
+        let output = self.at.servers(command.arg("verify")).output().await?;
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         Ok((!output.status.success()).then_some(said))
     }
@@ -238,12 +287,20 @@ impl Ours {
     pub(crate) async fn stop(mut self) -> Result<(), Failure> {
         self.database.close().await;
         self.redis.close().await;
+        self.end().await?;
+        if let Some(servers) = self.servers.take() {
+            servers.stop().await;
+        }
+        Ok(())
+    }
+
+    async fn end(&mut self) -> Result<(), Failure> {
         if let Some(pid) = self.child.id() {
             kill(Pid::from_raw(i32::try_from(pid)?), Signal::SIGTERM)?;
         }
         timeout(READY_MAX, self.child.wait())
             .await
-            .map_err(|_| "flashgate dev does not end")??;
+            .map_err(|_| "the gateway does not end")??;
         Ok(())
     }
 }
@@ -262,4 +319,69 @@ impl Drop for Ours {
             }
         }
     }
+}
+
+impl Place {
+    fn servers<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .env("FLASHGATE_REDIS_URL", &self.redis_url)
+            .env("FLASHGATE_DATABASE_URL", &self.database_url)
+    }
+
+    fn serve(&self, program: &Path) -> Result<Child, Failure> {
+        let mut command = gateway(program, "serve");
+        command.args([
+            "--listen",
+            &self.listen.to_string(),
+            "--admin-listen",
+            &self.admin_listen.to_string(),
+        ]);
+        Ok(self.servers(&mut command).spawn()?)
+    }
+}
+
+/// Calls of operators.
+#[derive(Clone, Copy)]
+pub(crate) struct Admin(SocketAddr);
+
+impl Admin {
+    async fn call(self, method: &str, path: &str, body: &Value) -> Result<Value, Failure> {
+        call(self.0, method, path, body).await
+    }
+
+    async fn item(self, sku: &str, units: i64) -> Result<(), Failure> {
+        self.call("PUT", &format!("/admin/skus/{sku}"), &json!({"display": "exact"}))
+            .await?;
+        let receipt = json!({"skuId": sku, "locationId": "wh1", "delta": units, "reason": "stock_received"});
+        self.call("POST", "/api/inventory/adjustments", &receipt).await?;
+        Ok(())
+    }
+
+    /// A live sale of all units of a new SKU, one a user, who has so long to pay.
+    ///
+    /// # Errors
+    /// The gateway refuses it.
+    pub(crate) async fn sale(self, name: String, allocation: i64, hold_seconds: u32) -> Result<Sale, Failure> {
+        self.item(&name, allocation).await?;
+        let body = json!({
+            "saleId": name, "skuId": name, "locationId": "wh1", "allocation": allocation, "perUserLimit": 1,
+            "holdSeconds": hold_seconds,
+        });
+        self.call("POST", "/admin/sales", &body).await?;
+        self.call("POST", &format!("/admin/sales/{name}/start"), &Value::Null)
+            .await?;
+        Ok(Sale { name })
+    }
+}
+
+fn gateway(program: &Path, role: &str) -> Command {
+    let mut command = Command::new(program);
+    command.arg(role).env("FLASHGATE_LOG_FILTER", "warn");
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    command
+}
+
+/// One that nobody listens on now.
+fn free_address() -> std::io::Result<SocketAddr> {
+    std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()
 }

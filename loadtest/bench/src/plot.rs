@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::gateway::Step;
+use crate::open::Step;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;

@@ -45,22 +45,23 @@ impl Redis {
         Ok(line.unwrap_or("unknown").trim().to_owned())
     }
 
+    /// Bytes in use, all told.
+    ///
+    /// # Errors
+    /// Redis does not tell.
+    pub(crate) async fn used_bytes(&self) -> Result<f64, Failure> {
+        figure(&self.memory().await?, "used_memory")
+    }
+
     /// Bytes in use for data: all that Redis has allocated, without what the queues hold (their entries stay for a
     /// minute and are no cost of a live reservation) and without buffers of connections and files.
     ///
     /// # Errors
     /// Redis does not tell.
     pub(crate) async fn live_bytes(&self) -> Result<f64, Failure> {
-        let said: String = self.run("INFO", &["memory"]).await?.convert()?;
-        let figure = |name: &str| -> Result<f64, Failure> {
-            let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            Ok(line
-                .ok_or_else(|| format!("Redis does not tell {name}"))?
-                .trim()
-                .parse()?)
-        };
-        let buffers = figure("mem_clients_normal")? + figure("mem_aof_buffer")?;
-        let mut bytes = figure("used_memory")? - buffers;
+        let said = self.memory().await?;
+        let buffers = figure(&said, "mem_clients_normal")? + figure(&said, "mem_aof_buffer")?;
+        let mut bytes = figure(&said, "used_memory")? - buffers;
         let queues: Vec<String> = self.run("KEYS", &["fg:*:queue"]).await?.convert()?;
         for queue in queues {
             let used: Option<f64> = self
@@ -71,4 +72,16 @@ impl Redis {
         }
         Ok(bytes)
     }
+
+    async fn memory(&self) -> Result<String, Failure> {
+        Ok(self.run("INFO", &["memory"]).await?.convert()?)
+    }
+}
+
+fn figure(said: &str, name: &str) -> Result<f64, Failure> {
+    let line = said.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    Ok(line
+        .ok_or_else(|| format!("Redis does not tell {name}"))?
+        .trim()
+        .parse()?)
 }

@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 
 use crate::Failure;
 use crate::figures::{Checks, Round, Spread};
-use crate::gateway::Step;
 use crate::machine::Machine;
+use crate::open::Step;
 use crate::plot;
-use crate::rows::{ROWS, Reached};
+use crate::rows::{Reached, Row};
 use crate::settings::Settings;
 
 /// A whole run.
 pub(crate) struct Results {
+    pub(crate) table: &'static [Row],
     pub(crate) began: DateTime<Utc>,
     pub(crate) commit: String,
     pub(crate) machine: Machine,
@@ -39,10 +40,10 @@ impl Results {
         writeln!(out)?;
         writeln!(
             out,
-            "{:<64}{:>9}{:>9}{:>11}  spread",
+            "{:<76}{:>9}{:>9}{:>11}  spread",
             "median of rounds", "at least", "aim", "measured"
         )?;
-        for row in &ROWS {
+        for row in self.table {
             let Some(spread) = row.spread(&self.rounds).filter(|_| !ratios || row.unit == "×") else {
                 continue;
             };
@@ -53,7 +54,7 @@ impl Results {
             };
             writeln!(
                 out,
-                "{:<64}{:>9}{:>9}{:>8} {:<2}  {} to {}{mark}",
+                "{:<76}{:>9}{:>9}{:>8} {:<2}  {} to {}{mark}",
                 row.what,
                 bound(row.target.map(|target| target.least)),
                 bound(row.target.map(|target| target.aim)),
@@ -65,7 +66,9 @@ impl Results {
         }
         if !ratios {
             self.print_contenders(&mut out)?;
-            self.print_steps(&mut out)?;
+            if !self.sweep.is_empty() {
+                self.print_steps(&mut out)?;
+            }
         }
         writeln!(out)?;
         for failed in &self.checks.failed {
@@ -90,20 +93,18 @@ impl Results {
             "{:<20}{:>10}{:>10}{:>36}",
             "contender", "per s", "p95 ms", "CPU µs: gateway, Redis, Postgres"
         )?;
-        let of = |name: &str, what: &str| {
-            self.spread(&format!("{name}.{what}"))
-                .map_or(f64::NAN, |spread| spread.median)
-        };
+        let of = |name: &str, what: &str| Some(self.spread(&format!("{name}.{what}"))?.median);
         let names = self.names();
         for name in names.iter().filter_map(|name| name.strip_suffix(".rate")) {
+            let figure = |what: &str| of(name, what).map_or_else(|| "-".to_owned(), |median| format!("{median:.1}"));
             writeln!(
                 out,
-                "{name:<20}{:>10.0}{:>10.1}{:>14.1}{:>11.1}{:>11.1}",
-                of(name, "rate"),
-                of(name, "p95_ms"),
-                of(name, "gateway_us"),
-                of(name, "redis_us"),
-                of(name, "postgres_us"),
+                "{name:<20}{:>10.0}{:>10}{:>14}{:>11}{:>11}",
+                of(name, "rate").unwrap_or(f64::NAN),
+                figure("p95_ms"),
+                figure("gateway_us"),
+                figure("redis_us"),
+                figure("postgres_us"),
             )?;
         }
         Ok(())
@@ -137,7 +138,8 @@ impl Results {
     /// The directory can't be written.
     pub(crate) fn save(&self, settings: &Settings) -> Result<(), Failure> {
         fs::create_dir_all(&settings.results)?;
-        let name = format!("{}-{}", self.began.format("%Y-%m-%d"), self.commit);
+        let soak = if settings.soak { "-soak" } else { "" };
+        let name = format!("{}-{}{soak}", self.began.format("%Y-%m-%d"), self.commit);
         let path = settings.results.join(format!("{name}.json"));
         fs::write(&path, serde_json::to_string_pretty(&self.to_json(settings))? + "\n")?;
         tell(&path)?;
@@ -164,7 +166,8 @@ impl Results {
     }
 
     fn to_json(&self, settings: &Settings) -> Value {
-        let rows: Vec<Value> = ROWS
+        let rows: Vec<Value> = self
+            .table
             .iter()
             .filter_map(|row| {
                 let spread = row.spread(&self.rounds)?;
@@ -183,7 +186,7 @@ impl Results {
             "commit": self.commit,
             "machine": self.machine,
             "othersBusy": self.others,
-            "settings": { "rounds": settings.rounds(), "seconds": settings.seconds() },
+            "settings": { "rounds": self.rounds.len(), "seconds": settings.seconds(), "scale": settings.scale },
             "rows": rows,
             "figures": medians.collect::<serde_json::Map<String, Value>>(),
             "trials": self.trials,

@@ -76,8 +76,8 @@ const fn lower(least: f64, aim: f64) -> Option<Target> {
     })
 }
 
-/// The table.
-pub(crate) const ROWS: [Row; 20] = [
+/// The table of `make bench`.
+pub(crate) const BENCH: [Row; 20] = [
     Row {
         what: "accepted/s, one hot SKU, from an empty queue ÷ no-op handler",
         target: higher(0.50, 0.70),
@@ -197,6 +197,64 @@ pub(crate) const ROWS: [Row; 20] = [
         target: None,
         unit: "×",
         of: |round| round.get("burst.sent_steady_rates"),
+    },
+];
+
+/// The table of `make soak`.
+pub(crate) const SOAK: [Row; 9] = [
+    Row {
+        what: "rate over 10,000 sales, 1,000,000 SKUs, past reservations ÷ one SKU, none",
+        target: higher(0.8, 0.95),
+        unit: "×",
+        of: |round| round.ratio("catalogue.spread_rate", "catalogue.alone_rate"),
+    },
+    Row {
+        what: "… of one hot SKU among these",
+        target: None,
+        unit: "×",
+        of: |round| round.ratio("catalogue.hot_rate", "catalogue.alone_rate"),
+    },
+    Row {
+        what: "… past reservations",
+        target: None,
+        unit: "",
+        of: |round| round.get("catalogue.past_reservations"),
+    },
+    Row {
+        what: "30 minutes at 90 % of the steady rate: errors",
+        target: lower(0.5, 0.0),
+        unit: "%",
+        of: |round| round.get("endurance.errors_percent"),
+    },
+    Row {
+        what: "… growth of memory in the last 20 minutes",
+        target: lower(5.0, 0.0),
+        unit: "%",
+        of: |round| round.get("endurance.memory_growth_percent"),
+    },
+    Row {
+        what: "1,000,000 reservations due at once: slowdown of others",
+        target: lower(30.0, 10.0),
+        unit: "%",
+        of: |round| round.get("expiry.slowdown_percent"),
+    },
+    Row {
+        what: "… time until all have expired",
+        target: lower(60.0, 20.0),
+        unit: "s",
+        of: |round| round.get("expiry.s"),
+    },
+    Row {
+        what: "start of `serve` with 1,000,000 live reservations",
+        target: lower(5.0, 1.0),
+        unit: "s",
+        of: |round| round.get("start.s"),
+    },
+    Row {
+        what: "recovery of an emptied Redis with as many",
+        target: lower(30.0, 10.0),
+        unit: "s",
+        of: |round| round.get("emptied.s"),
     },
 ];
 

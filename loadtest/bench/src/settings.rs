@@ -19,6 +19,14 @@ pub(crate) struct Settings {
     #[arg(long)]
     pub(crate) quick: bool,
 
+    /// What shows only after a while or at size, instead: an hour
+    #[arg(long, conflicts_with_all = ["quick", "rounds", "seconds"])]
+    pub(crate) soak: bool,
+
+    /// Share of the soak's sizes and times; less than 1 is for trying it
+    #[arg(long, default_value_t = 1.0, requires = "soak")]
+    pub(crate) scale: f64,
+
     /// Where results are saved
     #[arg(long, default_value = "loadtest/results")]
     pub(crate) results: PathBuf,

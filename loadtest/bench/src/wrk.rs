@@ -24,6 +24,13 @@ pub(crate) enum Kind<'a> {
         /// How many they are.
         count: u64,
     },
+    /// Durable ones, over many items.
+    Spread {
+        /// The number in the first one's name.
+        first: u32,
+        /// How many they are.
+        count: u32,
+    },
     /// Pages.
     Read,
 }
@@ -83,12 +90,15 @@ pub(crate) async fn run(target: &Target, what: Loop<'_>) -> Result<Outcome, Fail
         Kind::Accepted => "accepted",
         Kind::Durable => "durable",
         Kind::SoldOut { .. } => "sold-out",
+        Kind::Spread { .. } => "spread",
         Kind::Read => "read",
     };
     command.args([name, what.tag, what.sku]);
-    if let Kind::SoldOut { holders, count } = what.kind {
-        command.args([holders, &count.to_string()]);
-    }
+    match what.kind {
+        Kind::SoldOut { holders, count } => command.args([holders, &count.to_string()]),
+        Kind::Spread { first, count } => command.args([first.to_string(), count.to_string()]),
+        Kind::Accepted | Kind::Durable | Kind::Read => &mut command,
+    };
     command.stdin(Stdio::null()).kill_on_drop(true);
     let before = target.pids.cpu();
     let output = command.output().await.map_err(|error| format!("wrk: {error}"))?;

@@ -24,8 +24,8 @@ use sqlx::PgPool;
 use crate::contract::{Level, PATH, Reserve, new_id, problem, sold_out, unavailable};
 
 const SCRIPT: &str = include_str!("reserve.lua");
-/// Units of the item, and how many of them a buyer may have.
-const UNITS: i64 = 1_000_000;
+/// Units of the item, more than anybody can sell, and how many of them a buyer may have.
+const UNITS: i64 = 100_000_000;
 const LIMIT: i64 = 1;
 /// The keys of the script, in its order: one slot.
 const KEYS: [&str; 4] = ["{usual}:stock", "{usual}:bought", "{usual}:orders", "{usual}:queue"];
