@@ -1,6 +1,5 @@
 //! Measures flashgate beside what one would use instead, and beside the ceiling of HTTP here, in one run on one
-//! machine, and says how the figures compare: `make bench`; and what shows only
-//! after a while or at size: `make soak` ([`soak`]).
+//! machine, and says how the figures compare: `make bench`. What shows only after a while or at size is `make soak`.
 //!
 //! All contenders take turns (A B C A B C …), each round on new directories and servers of the same kind and settings,
 //! so that what a busy machine does to one it does to all. A figure is the median of its rounds, a ratio the median of
