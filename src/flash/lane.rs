@@ -31,6 +31,8 @@ pub(crate) struct Lane {
     epoch: AtomicU32,
     /// Highest seq of that epoch that this gateway or the ledger has seen.
     seen: AtomicU64,
+    /// At this epoch its queue was found not to continue the ledger; 0: at none.
+    forked: AtomicU32,
     pub(crate) waiters: Arc<Waiters>,
     /// Rings when grants wait to be numbered or delivered.
     pub(crate) grants: Notify,
@@ -45,6 +47,7 @@ impl Lane {
             health: watch::Sender::new(Health::Suspect),
             epoch: AtomicU32::new(0),
             seen: AtomicU64::new(0),
+            forked: AtomicU32::new(0),
             waiters: Arc::default(),
             grants: Notify::new(),
             asks,
@@ -95,6 +98,18 @@ impl Lane {
             }
             now_suspect
         });
+    }
+
+    /// Reports that the queue, at `epoch`, does not continue the ledger. A lane can look sound all the same, when it went
+    /// on after it had stepped back: so this is remembered, and only a newer epoch makes up for it.
+    pub(crate) fn fork(&self, epoch: Epoch) {
+        self.forked.fetch_max(epoch, Ordering::AcqRel);
+        self.suspect(epoch);
+    }
+
+    /// Whether the queue was found not to continue the ledger at this epoch.
+    pub(crate) fn forked_at(&self, epoch: Epoch) -> bool {
+        self.forked.load(Ordering::Acquire) == epoch
     }
 
     /// The epoch of the lane, waiting up to `within` for it to be open.

@@ -216,6 +216,17 @@ impl Flash {
     pub fn suspect_lane(&self, lane: LaneNo, epoch: Epoch) {
         self.lane(lane).suspect(epoch);
     }
+
+    /// Reports a lane whose queue does not continue the ledger: however sound it looks, it has to be recovered.
+    pub fn fork_lane(&self, lane: LaneNo, epoch: Epoch) {
+        self.lane(lane).fork(epoch);
+    }
+
+    /// Whether that was reported of the lane at this epoch.
+    #[must_use]
+    pub fn is_forked(&self, lane: LaneNo, epoch: Epoch) -> bool {
+        self.lane(lane).forked_at(epoch)
+    }
 }
 
 pub(crate) fn parse_meta(fields: &[(String, Vec<u8>)]) -> Result<Option<LaneMeta>, FlashError> {

@@ -34,12 +34,12 @@ impl<'a> Granter<'a> {
     /// # Errors
     /// Redis can't be asked.
     pub async fn new(context: &'a Context, lane: LaneNo, cursor: Cursor) -> Result<Self, FlashError> {
-        let meta = context.flash.lane_meta(lane).await?.ok_or(FlashError::Stale)?;
+        let in_force = in_force(context, lane, cursor).await?;
         Ok(Granter {
             context,
             lane,
             cursor,
-            in_force: meta.grant_no,
+            in_force,
         })
     }
 
@@ -51,13 +51,23 @@ impl<'a> Granter<'a> {
         loop {
             match self.run_once().await {
                 Ok(0) => {
-                    let _ = tokio::time::timeout(POLL, self.context.flash.grants_nudged(self.lane)).await;
+                    let nudged = tokio::time::timeout(POLL, self.context.flash.grants_nudged(self.lane)).await;
+                    if nudged.is_err() {
+                        self.look_again().await?;
+                    }
                 }
                 Ok(_) => {}
                 Err(WriterError::Ledger(LedgerError::Retry(_))) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Asks an idle lane which grants it has. One that stepped back by no more than a grant may look like one that is in
+    /// order, and then lacks what nobody would deliver before the next grant comes.
+    async fn look_again(&mut self) -> Result<(), FlashError> {
+        self.in_force = in_force(self.context, self.lane, self.cursor).await?;
+        Ok(())
     }
 
     /// Numbers and delivers one step; returns how many grants it handled.
@@ -116,6 +126,18 @@ impl<'a> Granter<'a> {
             Delivery::Gap(last) => self.in_force = last,
         }
         Ok(numbered + step.len())
+    }
+}
+
+/// The last grant that the lane has. A lane that is gone, or another's by now, is suspect: where nobody asks for units,
+/// nobody else would notice.
+async fn in_force(context: &Context, lane: LaneNo, cursor: Cursor) -> Result<i64, FlashError> {
+    match context.flash.lane_meta(lane).await? {
+        Some(meta) if meta.epoch == cursor.epoch => Ok(meta.grant_no),
+        _ => {
+            context.flash.suspect_lane(lane, cursor.epoch);
+            Err(FlashError::Stale)
+        }
     }
 }
 

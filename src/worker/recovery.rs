@@ -118,7 +118,10 @@ async fn adopt(context: &Context, visit: &Visit, lanes: &[LaneNo]) -> Result<Vec
         let at_least = row.map_or(0, |row| context.flash.seen(*lane, row.epoch));
         match (row, context.flash.lane_meta(*lane).await?) {
             (Some(row), Some(meta))
-                if meta.seq >= at_least && goes_on(row, &meta) && has_given(context, row, &meta).await? =>
+                if meta.seq >= at_least
+                    && goes_on(row, &meta)
+                    && !context.flash.is_forked(*lane, row.epoch)
+                    && has_given(context, row, &meta).await? =>
             {
                 context.flash.adopt_lane(*lane, meta.epoch, meta.seq);
             }

@@ -26,6 +26,8 @@ const BLOCK: Duration = Duration::from_millis(250);
 const KEEP_FOR: Duration = Duration::from_secs(60);
 /// … but no more than so many.
 const KEEP_MAX: usize = 20_000;
+/// How often an idle writer asks whether the ledger stands where it left it.
+const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How long the writer goes on asking a Postgres that does not answer before it starts over.
 const STUBBORN: Duration = Duration::from_secs(5);
 
@@ -58,6 +60,8 @@ pub struct Writer<'a> {
     cursor: Cursor,
     /// Durable entries that are still in the queue, and since when.
     kept: VecDeque<(Instant, Seq)>,
+    /// When the ledger was last asked where it stands.
+    compared: Instant,
 }
 
 impl<'a> Writer<'a> {
@@ -70,6 +74,7 @@ impl<'a> Writer<'a> {
             reader: context.flash.queue_reader(lane),
             cursor,
             kept: VecDeque::new(),
+            compared: Instant::now(),
         }
     }
 
@@ -106,7 +111,10 @@ impl<'a> Writer<'a> {
             self.gauge(None);
             return Ok(0);
         }
-        let entries = self.decode(&raw)?;
+        let entries = match self.decode(&raw) {
+            Ok(entries) => entries,
+            Err(what) => return Err(self.fork(what).await),
+        };
         self.gauge(entries.first());
         let started = Instant::now();
         let done = self.apply(&entries).await?;
@@ -122,16 +130,14 @@ impl<'a> Writer<'a> {
     }
 
     /// Decodes entries that continue the cursor, one after the other.
-    fn decode(&self, raw: &[RawEntry]) -> Result<Vec<Entry>, WriterError> {
+    /// Else, what is wrong.
+    fn decode(&self, raw: &[RawEntry]) -> Result<Vec<Entry>, String> {
         let (mut seq, mut nonce) = (self.cursor.seq, self.cursor.nonce);
         let mut entries = Vec::with_capacity(raw.len());
         for raw in raw {
-            let entry = Entry::decode(raw).map_err(|e| self.fork(format!("entry {:?}: {e}", raw.id)))?;
+            let entry = Entry::decode(raw).map_err(|e| format!("entry {:?}: {e}", raw.id))?;
             if entry.epoch != self.cursor.epoch || entry.seq != seq + 1 || entry.prev != nonce {
-                return Err(self.fork(format!(
-                    "entry {:?} does not follow {}-{seq}",
-                    raw.id, self.cursor.epoch
-                )));
+                return Err(format!("entry {:?} does not follow {}-{seq}", raw.id, self.cursor.epoch));
             }
             (seq, nonce) = (entry.seq, entry.nonce);
             entries.push(entry);
@@ -139,28 +145,45 @@ impl<'a> Writer<'a> {
         Ok(entries)
     }
 
-    fn fork(&self, what: String) -> WriterError {
-        self.context.flash.suspect_lane(self.lane, self.cursor.epoch);
+    /// What the queue holds does not follow our cursor. Where the ledger stands at that very cursor, the lane has to be
+    /// recovered; where it does not, another one writes, or the ledger fell back, and we start over from there.
+    async fn fork(&self, what: String) -> WriterError {
+        match self.is_current().await {
+            Ok(true) => self.context.flash.fork_lane(self.lane, self.cursor.epoch),
+            Ok(false) => self.context.flash.suspect_lane(self.lane, self.cursor.epoch),
+            Err(error) => return error.into(),
+        }
         WriterError::Fork(what)
     }
 
-    /// An idle lane must stand exactly at its cursor or after it.
-    async fn check_lane(&self) -> Result<(), WriterError> {
+    /// Whether the ledger stands at our cursor, and we are the one to move it.
+    async fn is_current(&self) -> Result<bool, LedgerError> {
+        let row = self.context.ledger.lane(self.lane).await?;
+        Ok(row.owner == Some(self.context.gateway) && row.cursor == self.cursor)
+    }
+
+    /// An idle lane must stand exactly at its cursor or after it; and so must, now and then, the ledger: one that fell
+    /// back lacks entries that nothing else would carry to it again before the next one comes.
+    async fn check_lane(&mut self) -> Result<(), WriterError> {
         let meta = self.context.flash.lane_meta(self.lane).await?;
         match meta {
             Some(meta) if meta.open && meta.epoch == self.cursor.epoch => {
                 let behind = meta.seq < self.cursor.seq;
                 let other = meta.seq == self.cursor.seq && meta.nonce != self.cursor.nonce;
                 if behind || other {
-                    return Err(self.fork(format!(
-                        "the lane is at {}, the ledger at {}",
-                        meta.seq, self.cursor.seq
-                    )));
+                    let what = format!("the lane is at {}, the ledger at {}", meta.seq, self.cursor.seq);
+                    return Err(self.fork(what).await);
                 }
-                Ok(())
             }
-            _ => Err(self.fork("the lane is closed or gone".into())),
+            _ => return Err(self.fork("the lane is closed or gone".into()).await),
         }
+        if self.compared.elapsed() >= COMPARE_EVERY {
+            if !self.is_current().await? {
+                return Err(WriterError::NotOwner);
+            }
+            self.compared = Instant::now();
+        }
+        Ok(())
     }
 
     /// Applies a batch, going on through short failures of Postgres. An answer that was lost is no question: the cursor
@@ -179,7 +202,8 @@ impl<'a> Writer<'a> {
                 Ok(Applied::Done(done)) => return Ok(done),
                 Ok(Applied::NotOwner) => return self.already_durable(entries).await,
                 Ok(Applied::GrantsAhead { ledger, lane }) => {
-                    return Err(self.fork(format!("the lane has grants up to {lane}, the ledger up to {ledger}")));
+                    let what = format!("the lane has grants up to {lane}, the ledger up to {ledger}");
+                    return Err(self.fork(what).await);
                 }
                 Ok(Applied::Poisoned { bad }) => {
                     tokio::time::sleep(Duration::from_secs(1)).await;

@@ -168,6 +168,38 @@ async fn what_older_data_under_a_running_server_lacks_is_known_as_lost() {
     gateway.settled().await;
 }
 
+/// The lane has gone on since it stepped back, and is further than the ledger: nothing but what its queue says next can
+/// tell that it is another road.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_went_on_after_it_stepped_back_is_recovered() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let gateway = Whole::over(&redis_url, &database_url).await;
+    gateway.sell("s", UNITS, json!({})).await;
+    let mut kept = reserve_all(&gateway, EARLY).await;
+    // It has seen the lane before what gets lost, and nothing of it.
+    let taking = Whole::start_as(&[Role::Http], &redis_url, &database_url).await;
+    taking.until_open().await;
+    let older = Data::of(&redis_url).await;
+    kept.push(durable(&gateway, "x").await);
+    gateway.until_drained().await;
+    gateway.stop().await;
+    older.put_back(&redis_url).await;
+    for order in LATE {
+        let told = taking.insist(&Buy::of(order).key(order).prefer("respond-async")).await;
+        assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
+        kept.push(told.id());
+    }
+
+    let gateway = Whole::over(&redis_url, &database_url).await;
+    gateway.until_drained().await;
+    for id in &kept {
+        assert_eq!(gateway.reservation(id).await.standing(), "RESERVED durable");
+    }
+    assert_eq!(sell_out(&gateway).await, UNITS - 7);
+    gateway.settled().await;
+}
+
 /// What a Redis database holds.
 struct Data {
     keys: Vec<Value>,
