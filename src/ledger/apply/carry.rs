@@ -77,7 +77,7 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
     let messages = delivered(work);
     hold_recalled_sales(tx, work).await?;
     let mut books = Books::read(tx, work.lane, &sales(work)).await?;
-    let known = take_rows(tx, work.lane, &messages).await?;
+    let known = take_rows(tx, work.lane, work.rebuild, &messages).await?;
     if !work.rebuild && (!known.all || known.last > work.grant_no) {
         return Ok(Carried::GrantsAhead { lane: known.last });
     }
@@ -86,7 +86,7 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
     if !work.rebuild && bad > POISON_MAX {
         return Ok(Carried::Poisoned { bad });
     }
-    let (retaken, ended) = subjects(work.lane, work.id_key, &messages, known);
+    let (retaken, ended) = subjects(work.lane, work.id_key, &messages, &known);
     let subjects = Subject::read(tx, retaken.union(&ended).copied().collect()).await?;
     let mut claimants: Vec<Claimant> = asks.iter().filter_map(|ask| ask.claimant()).collect();
     let retaken = retaken.iter().filter_map(|id| subjects.get(id));
@@ -114,7 +114,7 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
         work,
         Facts {
             asks: &asks,
-            known: known.count,
+            known: &known.own,
             subjects: &subjects,
         },
         &mut books,

@@ -40,8 +40,8 @@ impl Fate {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Facts<'a> {
     pub(super) asks: &'a [Ask<'a>],
-    /// So many of the delivered grants are the ledger's own.
-    pub(super) known: usize,
+    /// Of each delivered grant, whether it is the ledger's own.
+    pub(super) known: &'a [bool],
     pub(super) subjects: &'a HashMap<Uuid, Subject>,
 }
 
@@ -121,7 +121,7 @@ pub(super) fn decide<'a>(
         out: Decided::default(),
     };
     judge.out.fates.reserve(facts.asks.len());
-    let (mut next, mut messages) = (0, 0);
+    let (mut next, mut known) = (0, facts.known.iter());
     for (at, part) in work.parts.iter().enumerate() {
         while let Some(ask) = facts.asks.get(next).filter(|ask| ask.part == at) {
             let fate = judge.reserve(ask)?;
@@ -134,12 +134,11 @@ pub(super) fn decide<'a>(
         if let Body::Grant { delivered, .. } = &part.entry.body {
             for delivered in delivered {
                 let sale_no = part.entry.touched[delivered.sale].sale_no;
-                if messages < facts.known {
+                if known.next().is_some_and(|own| *own) {
                     judge.deliver(sale_no, delivered)?;
                 } else {
                     judge.end_by_content(sale_no, delivered)?;
                 }
-                messages += 1;
             }
         }
         if !work.rebuild {

@@ -225,6 +225,44 @@ async fn a_ledger_that_fell_back_redoes_the_endings_it_had_delivered() {
     assert_eq!(image.grant_no, next - 1);
 }
 
+/// It has the ending and the grant, and has forgotten the number alone: the unit that came back is held by b by now.
+#[tokio::test]
+async fn a_ledger_that_forgot_a_number_refuses_nobody() {
+    let desk = Desk::open().await;
+    let (sale, mut lane) = desk.selling("s", 2, None).await;
+    let first = lane.road.reserve(sale.no, vec![slip(&sale, "a", 2)]);
+    desk.apply(&mut lane, std::slice::from_ref(&first)).await;
+    let a = desk.id(&lane, 0);
+    desk.end(release(a)).await;
+    let grant = Grant::End {
+        place: a.place(),
+        quantity: 2,
+        status: Status::Released,
+        buyer: "o:a".into(),
+    };
+    let numbered = NumberedGrant {
+        grant_id: 0,
+        grant_no: lane.road.grant_no + 1,
+        sale_no: sale.no,
+        body: grant.pack(),
+    };
+    let ended = lane.road.deliver(&[numbered]);
+    let second = lane.road.reserve(sale.no, vec![slip(&sale, "b", 2)]);
+    let b = desk.id(&lane, 0);
+    let answer = desk
+        .try_apply(&lane, &[ended.clone(), second.clone()])
+        .await
+        .expect("answers");
+    assert!(matches!(answer, Applied::GrantsAhead { .. }), "{answer:?}");
+    let image = recover(&desk, &mut lane, &[first, ended, second]).await;
+    assert_eq!((image.applied, image.refused, image.sales[0].counter), (1, 0, 0));
+    assert_eq!(
+        (desk.status(a).await, desk.status(b).await),
+        ("RELEASED".into(), "RESERVED".into())
+    );
+    assert_eq!(desk.count("SELECT count(*) FROM lane_grant").await, 0);
+}
+
 #[tokio::test]
 async fn a_rebuilt_lane_knows_who_holds_what() {
     let desk = Desk::open().await;
