@@ -137,7 +137,10 @@ impl<'a> Writer<'a> {
         for raw in raw {
             let entry = Entry::decode(raw).map_err(|e| format!("entry {:?}: {e}", raw.id))?;
             if entry.epoch != self.cursor.epoch || entry.seq != seq + 1 || entry.prev != nonce {
-                return Err(format!("entry {:?} does not follow {}-{seq}", raw.id, self.cursor.epoch));
+                return Err(format!(
+                    "entry {:?} does not follow {}-{seq}",
+                    raw.id, self.cursor.epoch
+                ));
             }
             (seq, nonce) = (entry.seq, entry.nonce);
             entries.push(entry);
