@@ -177,19 +177,23 @@ async fn a_lane_that_went_on_after_it_stepped_back_is_recovered() {
     let gateway = Whole::over(&redis_url, &database_url).await;
     gateway.sell("s", UNITS, json!({})).await;
     let mut kept = reserve_all(&gateway, EARLY).await;
-    // It has seen the lane before what gets lost, and nothing of it.
     let taking = Whole::start_as(&[Role::Http], &redis_url, &database_url).await;
     taking.until_open().await;
-    let older = Data::of(&redis_url).await;
-    kept.push(durable(&gateway, "x").await);
-    gateway.until_drained().await;
     gateway.stop().await;
-    older.put_back(&redis_url).await;
+    let older = Data::of(&redis_url).await;
     for order in LATE {
         let told = taking.insist(&Buy::of(order).key(order).prefer("respond-async")).await;
         assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
         kept.push(told.id());
     }
+    let other_road = Data::of(&redis_url).await;
+    taking.stop().await;
+    older.put_back(&redis_url).await;
+    let gateway = Whole::over(&redis_url, &database_url).await;
+    kept.push(durable(&gateway, "x").await);
+    gateway.until_drained().await;
+    gateway.stop().await;
+    other_road.put_back(&redis_url).await;
 
     let gateway = Whole::over(&redis_url, &database_url).await;
     gateway.until_drained().await;
