@@ -9,14 +9,15 @@
 //! ```
 //!
 //! Imports point one way: `http, worker → flash, ledger → domain`. `flash` alone knows the Redis client, `ledger` alone
-//! the Postgres client, `http` alone the web framework; `flash` and `ledger` never see each other. `tests/tidy.rs`
-//! holds us to it.
+//! the Postgres client, `http` alone the web framework; `flash` and `ledger` never see each other. `app` builds everything,
+//! and `drill`, beside it, breaks it and judges. `tests/tidy.rs` holds us to it.
 
 pub mod app;
 pub mod clock;
 pub mod config;
 pub mod dev;
 pub mod domain;
+pub mod drill;
 pub mod flash;
 pub mod health;
 pub mod http;

@@ -51,7 +51,7 @@ impl Status {
 }
 
 /// How far a reservation's record has got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, utoipa::ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Ack {
     /// Redis has taken the units and queued the record.
@@ -98,7 +98,8 @@ pub fn transition(status: Status, ending: Ending) -> Transition {
 }
 
 /// Why the ledger refused what Redis had accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// Redis lost it before it was durable.
     Lost,
