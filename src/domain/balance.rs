@@ -46,6 +46,20 @@ pub struct Image {
 }
 
 impl Image {
+    /// With a further change.
+    #[must_use]
+    pub fn plus(&self, delta: &Image) -> Image {
+        Image {
+            on_hand: self.on_hand + delta.on_hand,
+            reserved: self.reserved + delta.reserved,
+            unavailable: self.unavailable + delta.unavailable,
+            escrowed: self.escrowed + delta.escrowed,
+            sold: self.sold + delta.sold,
+            damaged: self.damaged + delta.damaged,
+            returned: self.returned + delta.returned,
+        }
+    }
+
     /// What changed since `before`.
     #[must_use]
     pub fn minus(&self, before: &Image) -> Image {
@@ -62,6 +76,20 @@ impl Image {
 }
 
 impl Balance {
+    /// What events say of it.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        Image {
+            on_hand: self.on_hand,
+            reserved: self.reserved,
+            unavailable: self.unavailable,
+            escrowed: self.escrowed,
+            sold: self.sold,
+            damaged: self.damaged,
+            returned: self.returned,
+        }
+    }
+
     /// `on_hand - reserved - unavailable - safety_stock`, never below 0.
     #[must_use]
     pub fn available(&self) -> i64 {

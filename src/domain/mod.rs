@@ -3,6 +3,7 @@
 //! No I/O, no async, no clock: everything here is a value or a pure function of its arguments. The two halves, `flash`
 //! (Redis) and `ledger` (Postgres), never see each other; what they exchange is spelled here once.
 
+pub mod account;
 pub mod balance;
 pub mod bytes;
 pub mod choice;

@@ -4,4 +4,5 @@
 //! It stands on top of everything, beside `app`, and changes nothing of the product: what it finds, it finds from
 //! outside.
 
+pub mod check;
 pub mod history;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use flashgate::drill::check::interval::{Book, Refusal};
 use flashgate::ledger::{self, Ledger};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -17,7 +18,6 @@ use serde_json::{Value, json};
 
 use crate::support::door::{Buy, Door, PATIENCE, Told, until};
 use crate::support::gateway::Whole;
-use crate::support::interval::{Book, Refusal};
 use crate::support::servers::shared;
 use crate::support::socket::put_on_sale;
 
@@ -62,7 +62,7 @@ struct Crowd {
 /// A client's notes.
 #[derive(Default)]
 struct Notes {
-    book: Book,
+    book: Book<Instant>,
     paid: i64,
     let_go: i64,
     lapsing: i64,
@@ -256,7 +256,8 @@ impl Crowd {
         let notes = self.come().await;
         let unique: HashSet<&String> = notes.ids.iter().collect();
         assert_eq!(unique.len(), notes.ids.len(), "no reservation answers two requests");
-        notes.book.assert_no_false_sold_out(size.units);
+        let lies = notes.book.lies(|_| Some(size.units));
+        assert_eq!(lies, [], "refusals by their places, and what was free");
         let refused = notes.book.refusals();
         assert!(refused > 0, "the crowd is too small to sell out");
         let closing = notes.lying.iter().map(|id| self.close(id, false, 0));

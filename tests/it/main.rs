@@ -4,6 +4,7 @@ mod books;
 mod cluster;
 mod crowd;
 mod dev;
+mod drill;
 mod events;
 mod failover;
 mod faults;
@@ -52,7 +53,6 @@ mod support {
     pub(crate) mod door;
     pub(crate) mod flash;
     pub(crate) mod gateway;
-    pub(crate) mod interval;
     pub(crate) mod ledger;
     pub(crate) mod proxy;
     pub(crate) mod redis_cluster;

@@ -4,6 +4,7 @@
 //! the views of a lane and of its buyers that `foothold` and `buyers` read, each of one snapshot too. [`repair`]
 //! alone writes: the grants that correct a lane.
 
+mod account;
 mod balances;
 mod buyers;
 mod carts;

@@ -22,6 +22,7 @@ pub use judge::Judged;
 pub use order_state::OrderNews;
 pub use repair::Repaired;
 pub use report::{Discrepancy, Filter, OpenReport, Report};
+pub(in crate::ledger) use restore::RESTORED;
 
 use super::LedgerError;
 use super::once::By;

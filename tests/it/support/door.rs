@@ -136,6 +136,11 @@ impl Door {
         self.ask(self.public, Method::GET, path, None, &[]).await
     }
 
+    /// Asks the public listener; none where the connection breaks.
+    pub(crate) async fn try_get(&self, path: &str) -> Option<Told> {
+        self.try_ask(self.public, Method::GET, path, None, &[]).await
+    }
+
     /// Posts to the public listener.
     pub(crate) async fn shop(&self, path: &str, body: Value) -> Told {
         self.ask(self.public, Method::POST, path, Some(body), &[]).await

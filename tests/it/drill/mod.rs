@@ -1,0 +1,4 @@
+//! The judge of the drill, on real servers.
+
+mod checked;
+mod client;
