@@ -2,7 +2,7 @@
 //!
 //! Every round with a fault heals after it; every healing is followed by a moment at which the lanes had no backlog and no
 //! drift. In the account, which was read at rest, every lane is open and at its own epoch, no grant has waited longer than
-//! the bound, and no bucket drifts.
+//! the bound, and no bucket of a sale that still has units drifts.
 //!
 //! Can't be seen: when it was that the stack came to rest, but for when somebody looked.
 
@@ -32,7 +32,7 @@ pub(super) fn reached(case: &Case<'_>, bounds: &Bounds, out: &mut Findings) {
         };
         out.add(|| (format!("lane {} {wrong}", lane.lane), Vec::new()));
     }
-    for sale in &case.account.sales {
+    for sale in case.account.sales.iter().filter(|sale| !sale.drained) {
         for bucket in sale.buckets.iter().filter(|bucket| bucket.drift != 0) {
             out.add(|| {
                 let what = format!(

@@ -137,12 +137,16 @@ pub(super) fn accepted(case: &Case<'_>, out: &mut Findings) {
             out.add(|| (format!("{id} was told as lost, and the ledger has it"), vec![op]));
             continue;
         }
+        let Some((op, first_told)) = of.first else { continue };
+        out.looked();
+        // Then it is C2's.
         if of.durable {
             continue;
         }
-        let Some((op, first_told)) = of.first else { continue };
-        out.looked();
-        let declared = case.windows.may_lose_accepted(first_told, of.last_asked);
+        let declared = match case.rows.get(&id) {
+            Some(_) => case.windows.may_refuse_accepted(first_told, of.last_asked),
+            None => case.windows.may_lose_accepted(first_told, of.last_asked),
+        };
         let wrong = match case.rows.get(&id) {
             Some(row) if row.status == Status::Rejected => (!declared && !is_second(case, row))
                 .then(|| format!("the ledger has rejected it ({:?}), and no loss is declared", row.cause)),

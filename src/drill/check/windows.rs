@@ -1,8 +1,9 @@
 //! Declared losses: which answers a fault may have taken back.
 //!
 //! An accepted answer may be lost by a fault that says so, where it was asked for before the fault was over, and the stack
-//! had not been seen at rest between the answer and the fault: at rest, everything accepted is durable. A durable answer
-//! may be lost where Postgres failed over to a standby that was behind.
+//! had not been seen at rest between the answer and the fault: at rest, everything accepted is durable. Refused by the ledger
+//! it may be until its round is at rest: a lane that stepped back gives units out twice until somebody notices. A durable
+//! answer may be lost where Postgres failed over to a standby that was behind.
 
 use std::collections::HashMap;
 
@@ -15,6 +16,8 @@ const STANDBY_LAG_US: i64 = 60_000_000;
 struct Window {
     from: i64,
     to: i64,
+    /// When its round was at rest.
+    rests: i64,
     loses: Loses,
 }
 
@@ -26,10 +29,12 @@ pub(super) struct Windows {
 
 impl Windows {
     pub(super) fn of(history: &History) -> Self {
+        let settled: HashMap<u32, i64> = history.settled.iter().map(|s| (s.round, s.settled.mono_us)).collect();
         let lossy = history.faults.iter().filter(|fault| fault.loses != Loses::Nothing);
         let lossy = lossy.map(|fault| Window {
             from: fault.from.mono_us,
             to: fault.to.mono_us,
+            rests: settled.get(&fault.round).copied().unwrap_or(i64::MAX),
             loses: fault.loses,
         });
         let healed: HashMap<u32, i64> = history.healed.iter().map(|h| (h.round, h.healed.mono_us)).collect();
@@ -49,10 +54,18 @@ impl Windows {
     /// Whether a reservation may be lost that was first answered as accepted at `first_told`, and last in answer to a
     /// question of `last_asked`. Asked only for what is missing: a history has few faults, but not few answers.
     pub(super) fn may_lose_accepted(&self, first_told: i64, last_asked: i64) -> bool {
-        self.lossy.iter().any(|window| {
-            last_asked <= window.to
-                && (window.loses == Loses::Asynchronous || self.durable_until(window.from) < first_told)
-        })
+        self.any(first_told, |window| last_asked <= window.to)
+    }
+
+    /// Whether the ledger may have refused such a reservation.
+    pub(super) fn may_refuse_accepted(&self, first_told: i64, last_asked: i64) -> bool {
+        self.any(first_told, |window| last_asked <= window.rests.max(window.to))
+    }
+
+    fn any(&self, first_told: i64, in_time: impl Fn(&Window) -> bool) -> bool {
+        let undurable =
+            |window: &Window| window.loses == Loses::Asynchronous || self.durable_until(window.from) < first_told;
+        self.lossy.iter().any(|window| in_time(window) && undurable(window))
     }
 
     /// Whether what this operation was told may have been taken back although it was durable.

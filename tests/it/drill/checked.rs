@@ -17,7 +17,7 @@ use serde_json::json;
 use sqlx::PgPool;
 
 use super::client::{Client, Notes};
-use crate::support::door::{Door, PATIENCE};
+use crate::support::door::{Door, until};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::{home, shared};
 use crate::support::socket::put_on_sale;
@@ -130,13 +130,10 @@ async fn crowd() -> (History, Ledger, PgPool) {
             tokio::spawn(client.live(REQUESTS))
         })
         .collect();
-    tokio::time::timeout(PATIENCE, async {
-        while notes.count() < u64::from(CLIENTS * REQUESTS / 3) {
-            tokio::task::yield_now().await;
-        }
+    until("busy clients", async || {
+        (notes.count() >= u64::from(CLIENTS * REQUESTS / 3)).then_some(())
     })
-    .await
-    .expect("the clients get on");
+    .await;
     leave(&notes, other, &one).await;
     for client in clients {
         client.await.expect("no client panics");

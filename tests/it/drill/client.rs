@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use flashgate::domain::id::{LocationId, OrderId, SaleId, Sku, UserId};
 use flashgate::domain::reservation_id::ReservationId;
@@ -16,6 +17,8 @@ use crate::support::door::{Buy, Door, Told};
 
 /// Attempts under one key.
 const ATTEMPTS_MAX: usize = 20;
+/// Between two attempts of which nothing is known.
+const AGAIN: Duration = Duration::from_millis(20);
 /// Reservations that a client lets lie before it ends the oldest.
 const PENDING_MAX: usize = 2;
 
@@ -148,7 +151,7 @@ impl Client {
             let op = self.notes.heard(op, told.as_ref());
             got = got.or(op.reservation_id);
             match op.outcome {
-                Outcome::Unknown => tokio::task::yield_now().await,
+                Outcome::Unknown => tokio::time::sleep(AGAIN).await,
                 // Another gateway must answer the same.
                 Outcome::Ok if repeats && !op.replayed => {}
                 _ => break,
@@ -165,8 +168,8 @@ impl Client {
     /// What becomes of a reservation.
     async fn go_on(&self, id: ReservationId, random: &mut StdRng) {
         let (kind, verb) = match random.random_range(0..100) {
-            0..15 => (Kind::Commit, "commit"),
-            15..75 => (Kind::Release, "release"),
+            0..6 => (Kind::Commit, "commit"),
+            6..75 => (Kind::Release, "release"),
             75..82 => (Kind::Extend, "extend"),
             82..95 => (Kind::Get, ""),
             _ => return,
@@ -184,6 +187,7 @@ impl Client {
             if self.notes.heard(op, told.as_ref()).outcome != Outcome::Unknown {
                 break;
             }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 }

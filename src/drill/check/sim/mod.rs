@@ -4,19 +4,21 @@
 //! Every effect happens at one instant between question and answer, and those overlap. Units that are merely accepted are
 //! written later, in batches; who hears nothing may have been served, or will be, or never.
 
+mod books;
+mod endings;
+mod faults;
+
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::domain::account::{Account, BucketAccount, Change, Deed, Kept, LaneAccount, SaleAccount, Stock};
+use crate::domain::account::{Account, BucketAccount, Deed, SaleAccount, Stock};
 use crate::domain::balance::{Balance, Image};
 use crate::domain::id::{Item, LocationId, OrderId, SaleId, Sku, UserId};
-use crate::domain::key::KeyHash;
 use crate::domain::lane::{LaneNo, Nonce};
-use crate::domain::reservation::{Ack, Cause, Ending, Status};
+use crate::domain::reservation::{Ack, Status};
 use crate::domain::reservation_id::{IdKey, Place, ReservationId};
 use crate::domain::sale::SaleState;
-use crate::domain::time::Millis;
-use crate::drill::history::{Action, Fault, Healed, History, Kind, Loses, Moment, Operation, Outcome, Settled};
+use crate::drill::history::{Action, History, Kind, Moment, Operation, Outcome};
 
 pub(super) const LIMIT: u32 = 3;
 const LANES: u16 = 2;
@@ -196,27 +198,6 @@ impl Sim {
         self.history.operations.push(op);
     }
 
-    fn change(&mut self, deed: Deed, reservation: Option<ReservationId>, delta: Image) {
-        self.event += 1;
-        let stock = &mut self.account.stock[0];
-        let after = stock.balance.image().plus(&delta);
-        stock.balance = Balance {
-            on_hand: after.on_hand,
-            reserved: after.reserved,
-            escrowed: after.escrowed,
-            sold: after.sold,
-            ..Balance::default()
-        };
-        stock.changes.push(Change {
-            event_id: self.event,
-            transaction: self.transaction,
-            deed,
-            reservation,
-            delta,
-            after,
-        });
-    }
-
     fn reserve(&mut self) {
         let of = self.tries.len();
         let user = self.random.random_range(0..self.had.len());
@@ -367,250 +348,6 @@ impl Sim {
         {
             self.tell(Kind::Get, self.made[at].of, at, false);
         }
-    }
-
-    /// Everything accepted becomes durable, in one transaction.
-    fn flush(&mut self) {
-        self.transaction += 1;
-        for at in std::mem::take(&mut self.pending) {
-            self.write(at, Status::Reserved, None);
-            let quantity = self.tries[self.made[at].of].quantity;
-            self.taking(Deed::Taken, at, quantity);
-        }
-    }
-
-    fn write(&mut self, at: usize, status: Status, cause: Option<Cause>) {
-        let Made { of, id, lane, .. } = self.made[at];
-        let of = &self.tries[of];
-        self.made[at].row = Some(self.account.reservations.len());
-        self.account.reservations.push(Kept {
-            id,
-            order: of.order.clone(),
-            user: Some(user_id(of.user)),
-            item: item(),
-            quantity: of.quantity,
-            status,
-            cause,
-            first: None,
-            sale_no: Some(1),
-            lane: Some(lane),
-            key: KeyHash::explicit("reserve", &of.key),
-            explicit_key: true,
-            in_cart: false,
-        });
-    }
-
-    fn taking(&mut self, deed: Deed, at: usize, quantity: i64) {
-        let (id, lane) = (self.made[at].id, usize::from(self.made[at].lane.0));
-        self.account.sales[0].buckets[lane].durable += quantity;
-        let delta = Image {
-            reserved: quantity,
-            escrowed: -quantity,
-            ..Image::default()
-        };
-        self.change(deed, Some(id), delta);
-    }
-
-    /// One that is reserved and that a client may know.
-    fn open_one(&mut self, status: Status) -> Option<usize> {
-        let at = self.pick(self.made.len())?;
-        let fits = self.made[at].status == status && !self.made[at].lost && self.tries[self.made[at].of].known;
-        fits.then_some(at)
-    }
-
-    fn end(&mut self) {
-        let Some(at) = self.open_one(Status::Reserved) else {
-            return;
-        };
-        let pays = self.percent(30);
-        let (kind, ending) = if pays {
-            (Kind::Commit, Ending::Commit)
-        } else {
-            (Kind::Release, Ending::Release)
-        };
-        let id = self.made[at].id;
-        if self.percent(10) {
-            if self.percent(50) {
-                self.ended(at, ending);
-            }
-            return self.answer(kind, |op| {
-                op.reservation_id = Some(id);
-                op.outcome = Outcome::Unknown;
-                op.status = None;
-            });
-        }
-        self.ended(at, ending);
-        let slow = self.percent(20);
-        self.answer(kind, |op| {
-            op.reservation_id = Some(id);
-            op.reservation_status = Some(if pays { Status::Committed } else { Status::Released });
-            op.ack = Some(Ack::Durable);
-            op.restocked = (slow && !pays).then_some(false);
-        });
-    }
-
-    fn ended(&mut self, at: usize, ending: Ending) {
-        self.flush();
-        self.transaction += 1;
-        let (of, id) = (self.made[at].of, self.made[at].id);
-        let Try { user, quantity, .. } = self.tries[of];
-        let (status, delta) = match ending {
-            Ending::Commit => {
-                let sold = Image {
-                    on_hand: -quantity,
-                    reserved: -quantity,
-                    sold: quantity,
-                    ..Image::default()
-                };
-                (Status::Committed, sold)
-            }
-            Ending::Release | Ending::Expire => {
-                self.had[user] -= quantity;
-                self.free += quantity;
-                let back = Image {
-                    reserved: -quantity,
-                    escrowed: quantity,
-                    ..Image::default()
-                };
-                let released = ending == Ending::Release;
-                (if released { Status::Released } else { Status::Expired }, back)
-            }
-        };
-        self.stands(at, status);
-        self.change(Deed::Ended(ending), Some(id), delta);
-    }
-
-    fn stands(&mut self, at: usize, status: Status) {
-        self.made[at].status = status;
-        let row = self.made[at].row.expect("it is durable");
-        self.account.reservations[row].status = status;
-    }
-
-    fn expire(&mut self) {
-        if let Some(at) = self.open_one(Status::Reserved) {
-            self.ended(at, Ending::Expire);
-        }
-    }
-
-    /// A payment that comes after the expiry.
-    fn rescue(&mut self) {
-        let Some(at) = self.open_one(Status::Expired) else {
-            return;
-        };
-        let (of, id) = (self.made[at].of, self.made[at].id);
-        let Try { user, quantity, .. } = self.tries[of];
-        let fits = self.free >= quantity && self.had[user] + quantity <= i64::from(LIMIT);
-        if fits {
-            self.had[user] += quantity;
-            self.free -= quantity;
-            self.transaction += 1;
-            self.stands(at, Status::Reserved);
-            self.taking(Deed::Retaken, at, quantity);
-            self.ended(at, Ending::Commit);
-        }
-        self.answer(Kind::Commit, |op| {
-            op.reservation_id = Some(id);
-            if fits {
-                op.reservation_status = Some(Status::Committed);
-                op.ack = Some(Ack::Durable);
-                op.rescued = true;
-            } else {
-                op.outcome = Outcome::Refused;
-                op.status = Some(409);
-                op.code = Some("RESERVATION_EXPIRED".to_owned());
-            }
-        });
-    }
-
-    /// Redis comes back without some of what was accepted; the lanes get a new epoch, and everybody is told.
-    fn lose(&mut self) {
-        let from = self.now;
-        self.now += SLOW_US;
-        self.epoch += 1;
-        let mut lost = Vec::new();
-        for at in std::mem::take(&mut self.pending) {
-            match self.random.random_range(0..3) {
-                0 => self.pending.push(at),
-                n => {
-                    let Try { user, quantity, .. } = self.tries[self.made[at].of];
-                    self.had[user] -= quantity;
-                    self.free += quantity;
-                    self.made[at].lost = true;
-                    self.made[at].status = Status::Rejected;
-                    self.tries[self.made[at].of].got = None;
-                    if n == 1 {
-                        // It survived in the queue, and its units had gone.
-                        self.write(at, Status::Rejected, Some(Cause::Surplus));
-                    }
-                    lost.push(at);
-                }
-            }
-        }
-        self.flush();
-        self.fault(from, Loses::Accepted);
-        for at in lost {
-            let (of, id) = (self.made[at].of, self.made[at].id);
-            if std::mem::replace(&mut self.tries[of].known, false) && self.made[at].row.is_none() {
-                self.answer(Kind::Get, |op| {
-                    op.reservation_id = Some(id);
-                    op.reservation_status = Some(Status::Rejected);
-                    op.cause = Some(Cause::Lost);
-                    op.ack = Some(Ack::Accepted);
-                });
-            }
-        }
-    }
-
-    fn round(&mut self) {
-        let from = self.now;
-        self.now += SLOW_US;
-        self.fault(from, Loses::Nothing);
-    }
-
-    fn fault(&mut self, from: i64, loses: Loses) {
-        self.round += 1;
-        self.history.faults.push(Fault {
-            fault: "a fault".to_owned(),
-            round: self.round,
-            from: moment(from),
-            to: moment(self.now),
-            loses,
-        });
-        self.now += SLOW_US;
-        self.history.healed.push(Healed {
-            healed: moment(self.now),
-            round: self.round,
-        });
-        self.flush();
-        self.now += SLOW_US;
-        self.history.settled.push(Settled {
-            settled: moment(self.now),
-            round: self.round,
-            backlog: 0,
-            drift: 0,
-        });
-    }
-
-    fn close(&mut self) {
-        while !self.late.is_empty() {
-            self.serve_late();
-        }
-        self.flush();
-        let bucket = &mut self.account.sales[0].buckets[0];
-        bucket.on_the_way = self.free.min(1);
-        bucket.counter = self.free - bucket.on_the_way;
-        self.now += 1_000;
-        self.account.read_at = Millis((WALL_US + self.now) / 1_000);
-        self.account.lanes = (0..LANES)
-            .map(|lane| LaneAccount {
-                lane: LaneNo(lane),
-                open: true,
-                epoch: self.epoch,
-                cursor_epoch: self.epoch,
-                cursor_seq: self.seq,
-                waits_since: Some(self.account.read_at),
-            })
-            .collect();
     }
 }
 
