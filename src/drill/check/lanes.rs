@@ -2,7 +2,8 @@
 //!
 //! A bucket counts every taking that became durable: that is the sum of its reservations, late payments counted again. A
 //! sale's units are somewhere: in counters, in grants on their way, taken back, reserved or sold; while it lasts they are its
-//! allocation, and once it is over no more than that, with none left in its lanes when it is drained. What an item has set
+//! allocation, and once it is over no more than that, with none left in its lanes when it is drained. What was paid for after
+//! the sale was over came from the shelf, and is not the sale's. What an item has set
 //! aside is what its sales have free.
 //!
 //! Can't be seen: what Redis holds; its counters are compared with these by the writer, entry by entry, which is drift
@@ -27,7 +28,8 @@ pub(super) fn conserved(case: &Case<'_>, out: &mut Findings) {
             let again = case.lives.get(&row.id).map_or(0, |life| i64::from(life.retaken));
             *taken.entry((no, lane)).or_default() += row.quantity * (1 + again);
         }
-        if matches!(row.status, Status::Reserved | Status::Committed) {
+        let from_shelf = case.lives.get(&row.id).is_some_and(|life| life.from_shelf);
+        if matches!(row.status, Status::Reserved | Status::Committed) && !from_shelf {
             *held.entry(no).or_default() += row.quantity;
         }
     }

@@ -13,6 +13,8 @@ pub(super) struct Life {
     pub(super) status: Option<Status>,
     /// Its units were taken again after it had expired, so often.
     pub(super) retaken: u32,
+    /// One of these takings was from stock that no sale sells: the sale was over.
+    pub(super) from_shelf: bool,
     /// It expired at least once.
     pub(super) expired: bool,
     /// It was made although it was there: the event.
@@ -26,7 +28,9 @@ pub(super) fn lives(account: &Account) -> HashMap<ReservationId, Life> {
     let mut lives: HashMap<ReservationId, Life> = HashMap::with_capacity(account.reservations.len());
     for change in account.stock.iter().flat_map(|stock| &stock.changes) {
         if let Some(id) = change.reservation {
-            lives.entry(id).or_default().follow(change.event_id, change.deed);
+            let life = lives.entry(id).or_default();
+            life.follow(change.event_id, change.deed);
+            life.from_shelf |= change.deed == Deed::Retaken && change.delta.escrowed == 0;
         }
     }
     lives
