@@ -5,25 +5,20 @@
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use uuid::Uuid;
 
 use super::{AppError, report};
-use crate::clock::Clock;
 use crate::config::{self, Halves};
 use crate::dev;
-use crate::flash::{self, Flash, FlashError};
+use crate::flash::Flash;
 use crate::ledger::{self, Ledger, LedgerError, approval};
 use crate::worker;
 use crate::worker::verify::VerifyError;
 
 /// It could not be found out.
 const UNKNOWN: u8 = 2;
-/// Longest wait for Redis.
-const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn verify(command: config::Verify) -> io::Result<ExitCode> {
     let compared = async {
@@ -104,23 +99,6 @@ async fn open(halves: &Halves, approval: approval::Settings) -> Result<(Ledger, 
         ..ledger::Settings::new(&database_url)
     };
     let ledger = Ledger::new(&settings).map_err(AppError::from)?;
-    let found = ledger.deployment().await.map_err(AppError::from)?;
-    let clock = Arc::new(Clock::new());
-    let asked = Instant::now();
-    clock.measure(ledger.now().await.map_err(AppError::from)?, asked, asked.elapsed());
-    let deployment = flash::Deployment {
-        namespace: found.namespace,
-        lanes: found.lanes,
-        id_key: found.id_key,
-    };
-    let flash =
-        Flash::start(flash::Settings::new(&redis_url), &deployment, clock, Uuid::new_v4()).map_err(AppError::from)?;
-    let deadline = Instant::now() + CONNECT_WITHIN;
-    while !flash.is_complete() {
-        if Instant::now() > deadline {
-            return Err(AppError::from(FlashError::Unavailable("not connected".into())).into());
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let flash = worker::verify::flash_beside(&ledger, &redis_url).await?;
     Ok((ledger, flash))
 }

@@ -160,6 +160,14 @@ impl Postgres {
         self.cluster.query(self.port, &sql).map(drop)
     }
 
+    /// Runs one statement in the database `postgres`, as its owner, and returns its rows, columns apart by `|`.
+    ///
+    /// # Errors
+    /// [`DevError::Tool`] with what psql says.
+    pub fn query(&self, sql: &str) -> Result<String, DevError> {
+        self.cluster.query(self.port, sql)
+    }
+
     /// The directory of the cluster; outside of the given one where that is closed to the user
     /// that runs Postgres.
     pub fn data(&self) -> PathBuf {

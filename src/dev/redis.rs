@@ -34,6 +34,8 @@ const READY_MAX: Duration = Duration::from_secs(120);
 const PORT_WAIT_MAX: Duration = Duration::from_secs(10);
 /// A Redis that accepts connections answers within microseconds.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
+/// A command of ours may have to wait behind others, or for a fork.
+const SAID_MAX: Duration = Duration::from_secs(10);
 
 /// Where a private Redis lives.
 #[derive(Debug, Clone)]
@@ -142,6 +144,14 @@ impl Redis {
     pub fn restart(&mut self, halt: &CancellationToken) -> Result<(), DevError> {
         self.stop();
         self.launch(true, halt)
+    }
+
+    /// Says one command, its words without spaces, and returns what Redis answers: as the protocol spells it.
+    ///
+    /// # Errors
+    /// It can't be reached, or does not answer in time.
+    pub fn say(&self, command: &str) -> std::io::Result<String> {
+        say(self.port, &format!("{command}\r\nQUIT\r\n"), SAID_MAX)
     }
 
     /// Where its AOF lies.
@@ -306,21 +316,23 @@ impl Failure {
 
 /// Whether the Redis on this port is the process `pid` and has loaded its data.
 fn answers(port: u16, pid: u32) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let mut stream = TcpStream::connect_timeout(&address, ANSWER_MAX)?;
-        stream.set_read_timeout(Some(ANSWER_MAX))?;
-        stream.write_all(b"INFO server\r\nPING\r\nQUIT\r\n")?;
-        let mut said = String::new();
-        stream.read_to_string(&mut said)?;
-        Ok(said)
-    };
-    ask().is_ok_and(|said| {
+    say(port, "INFO server\r\nPING\r\nQUIT\r\n", ANSWER_MAX).is_ok_and(|said| {
         said.lines().any(|line| line == "+PONG")
             && said
                 .lines()
                 .any(|line| line.strip_prefix("process_id:") == Some(&pid.to_string()))
     })
+}
+
+/// Says these lines, the last of which asks for the end of the connection; everything that was answered.
+fn say(port: u16, lines: &str, answer_max: Duration) -> std::io::Result<String> {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let mut stream = TcpStream::connect_timeout(&address, answer_max)?;
+    stream.set_read_timeout(Some(answer_max))?;
+    stream.write_all(lines.as_bytes())?;
+    let mut said = Vec::new();
+    stream.read_to_end(&mut said)?;
+    Ok(String::from_utf8_lossy(&said).into_owned())
 }
 
 /// A path as a quoted word of redis.conf.

@@ -4,6 +4,7 @@
 //! ledger at a cursor plus the queue from there on, read in the same step as what is compared: so nothing in flight looks
 //! like a difference. What differs all the same is looked at again, from a newer cursor, before it is reported.
 
+mod beside;
 mod buyers;
 mod follow;
 mod lanes;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
+pub use self::beside::flash_beside;
 use crate::domain::difference::Difference;
 use crate::flash::{Flash, FlashError};
 use crate::ledger::audit::AuditCount;
