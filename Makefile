@@ -1,7 +1,7 @@
 # What one does with this repository; `make` alone lists it.
 # ARGS goes to the program that a target runs: make run ARGS="--listen 127.0.0.1:9000"
 .DEFAULT_GOAL := help
-.PHONY: help run test check load bench soak servers
+.PHONY: help run test check load drill bench soak servers
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -22,6 +22,9 @@ check: ## Check formatting, lints and documentation
 
 load: servers ## Load-test a fresh gateway, then verify its ledger
 	scripts/load.sh $(ARGS)
+
+drill: servers ## Break everything in turn, under load, for MINUTES (60), and judge what clients saw
+	cargo run --release -- drill --minutes $(or $(MINUTES),60) --log-filter error $(ARGS)
 
 bench: servers ## Measure beside other ways to do it: ROUNDS=5 SECONDS=5, ARGS=--quick
 	scripts/bench.sh $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)

@@ -21,7 +21,7 @@ fn may_import(module: &str) -> Option<Vec<&'static str>> {
         "flash" | "ledger" => &["domain"],
         "http" | "worker" => &["domain", "flash", "ledger"],
         "dev" => &[],
-        "drill" => &["config", "dev", "domain", "ledger"],
+        "drill" => &["config", "dev", "domain", "flash", "ledger", "worker"],
         leaf if LEAVES.contains(&leaf) => &["domain"],
         _ => return None,
     };

@@ -22,9 +22,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::config::{Command, Dev, Migrate, Role, Serve};
+use crate::config::{self, Command, Dev, Migrate, Role, Serve};
 use crate::dev::{self, DevError, Servers};
 use crate::domain::choice::Weights;
+use crate::drill;
 use crate::flash::{self, FlashError};
 use crate::health::Stage;
 use crate::http::admission::{self, Admission};
@@ -126,6 +127,7 @@ pub async fn run(command: Command) -> Result<ExitCode, AppError> {
         Command::Verify(verify) => return Ok(halves::verify(verify).await?),
         Command::Reconcile(reconcile) => return Ok(halves::reconcile(reconcile).await?),
         Command::Replay(replay) => return Ok(replay::run(replay).await?),
+        Command::Drill(drill) => return Ok(run_drill(drill, stop_signal()?).await?),
         Command::Openapi => writeln!(io::stdout(), "{}", openapi::document_json())?,
     }
     Ok(ExitCode::SUCCESS)
@@ -164,6 +166,13 @@ async fn run_serve(command: Serve, stop: CancellationToken) -> Result<(), AppErr
     settings.check()?;
     let listeners = bind(process.listen, process.admin_listen).await?;
     serve(settings, listeners, stop).await
+}
+
+async fn run_drill(command: config::Drill, stop: CancellationToken) -> io::Result<ExitCode> {
+    if command.list {
+        return drill::list();
+    }
+    Box::pin(drill::run(command.settings(), stop)).await
 }
 
 async fn run_migrate(command: Migrate) -> Result<(), AppError> {

@@ -7,8 +7,9 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
 
 /// Arguments that make no sense in the file itself.
-pub(super) const NOT_IN_A_FILE: [&str; 11] = [
-    "at", "close", "config", "help", "json", "location", "order", "repair", "report", "sku", "version",
+pub(super) const NOT_IN_A_FILE: [&str; 18] = [
+    "at", "close", "config", "dir", "fault", "help", "json", "list", "location", "minutes", "order", "repair",
+    "report", "rounds", "seed", "short", "sku", "version",
 ];
 
 /// The file that the flags name, else the environment. Looked for before the arguments are parsed, because it decides

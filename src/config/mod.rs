@@ -5,6 +5,7 @@
 //! arguments' names with `_`. What is wrong is told before anything is started, and names the setting.
 
 mod choice;
+mod drill;
 mod file;
 mod halves;
 mod replay;
@@ -17,6 +18,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use drill::Drill;
 pub use halves::{Halves, Reconcile, Verify};
 pub use replay::Replay;
 
@@ -56,6 +58,9 @@ pub enum Command {
     Reconcile(Reconcile),
     /// Tell from the ledger's events what a SKU or an order was at an instant; exit codes as for verify
     Replay(Replay),
+    /// Break a stack of its own in every way there is, under load, and see whether all promises hold; exit 0: they do,
+    /// 1: something did not hold, 2: could not find out
+    Drill(Drill),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -256,7 +261,7 @@ impl Command {
             Command::Verify(verify) => verify.halves.check(),
             Command::Reconcile(reconcile) => reconcile.check(),
             Command::Replay(replay) => replay.check(),
-            Command::Openapi => Ok(()),
+            Command::Drill(_) | Command::Openapi => Ok(()),
         }
     }
 }
