@@ -30,7 +30,7 @@ pub async fn flash_beside(ledger: &Ledger, redis_url: &str) -> Result<Flash, Ver
     };
     let flash = Flash::start(Settings::new(redis_url), &deployment, clock, Uuid::new_v4())?;
     let deadline = Instant::now() + CONNECT_WITHIN;
-    while !flash.is_connected() {
+    while !flash.is_complete() {
         if Instant::now() > deadline {
             return Err(FlashError::Unavailable("not connected".into()).into());
         }

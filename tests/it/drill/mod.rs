@@ -1,4 +1,5 @@
-//! The judge of the drill, on real servers.
+//! The drill, in short, and its judge, on real servers.
 
 mod checked;
 mod client;
+mod short;
