@@ -38,10 +38,11 @@ local seq, time = tonumber(m[3]) + 1, math.max(now, tonumber(m[5]))
 local sales = {}
 for i = 1, sale_count do
   local k = 3 * i
-  local s = redis.call('HMGET', KEYS[k], 'free', 'hold', 'taken')
+  local s = redis.call('HMGET', KEYS[k], 'free', 'hold', 'taken', 'bound')
   sales[i] = {
     no = ARGV[5 + i], key = KEYS[k], buyers = KEYS[k + 1], rates = KEYS[k + 2], records = {}, fields = nil,
     free = tonumber(s[1] or '0'), hold = tonumber(s[2] or '0'), taken = tonumber(s[3] or '0'), known = s[1] and true,
+    settled = s[4] and string.match(s[4], '%d+$'),
   }
 end
 
@@ -63,6 +64,9 @@ local function settings(sale, message, number)
   sale.hold = hold
   sale.fields = { 'no', sale.no, 'state', STATES[state], 'limit', limit, 'rate', rate, 'burst', burst, 'hold', hold,
     'hold_max', hold_max, 'ends', ends, 'set', number }
+  -- Where there was no bound, it begins to count here: when this entry is durable, so is all that came before.
+  local undurable_max = #message > 31 and struct.unpack('>I4', message, 32) or 0
+  sale.bound = undurable_max > 0 and undurable_max .. ' ' .. (sale.settled or sale.taken)
   return 1
 end
 
@@ -156,6 +160,11 @@ for _, sale in ipairs(sales) do
     if sale.fields then
       redis.call('HSET', sale.key, unpack(sale.fields))
       redis.call('HSET', meta, 'sale:' .. sale.no, 1)
+      if sale.bound then
+        redis.call('HSET', sale.key, 'bound', sale.bound)
+      else
+        redis.call('HDEL', sale.key, 'bound')
+      end
     end
     redis.call('HSET', sale.key, 'free', sale.free, 'taken', sale.taken)
     for buyer, record in pairs(sale.records) do

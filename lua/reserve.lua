@@ -2,7 +2,7 @@
 --
 -- KEYS[1]     meta    fg:{<ns>-<lane>}:meta         hash: epoch, state, seq, nonce, time, total, done, grant, cursor
 -- KEYS[2]     queue   fg:{<ns>-<lane>}:queue        stream: one entry per call
--- KEYS[3i]    sale    fg:{<ns>-<lane>}:sale:<no>    hash: no, state, free, taken, limit, rate, burst, hold, hold_max, ends, set
+-- KEYS[3i]    sale    fg:{<ns>-<lane>}:sale:<no>    hash: no, state, free, taken, limit, rate, burst, hold, hold_max, ends, set, bound
 -- KEYS[3i+1]  buyers  fg:{<ns>-<lane>}:buyers:<no>  hash: buyer -> record (record.lua)
 -- KEYS[3i+2]  rates   fg:{<ns>-<lane>}:rates:<no>   hash: buyer -> tokens (double), time (6 bytes, ms)
 -- ARGV[1]     epoch      of the lane, as the caller knows it
@@ -16,7 +16,7 @@
 -- Replies, always after the nonce: "stale", epoch, state, seq: nothing was done, the lane is not the caller's;
 -- "ok", seq, time, grant, {free, hold, set}..., and an answer a request:
 --   reserved | replayed <place> | key_reused | ended <place> | unknown | not_live <state> | user_required
---   | too_long <hold_max> | order <place> | rate <ms> | limit <limit> <held> | insufficient <free> | full
+--   | too_long <hold_max> | order <place> | rate <ms> | limit <limit> <held> | insufficient <free> | full | behind
 
 local meta, queue = KEYS[1], KEYS[2]
 local epoch, seen, nonce = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -35,7 +35,7 @@ local tail = sub(nonce, 6, 8)
 local sales = {}
 for k = 3, #KEYS, 3 do
   local s = redis.call('HMGET', KEYS[k], 'no', 'state', 'free', 'taken', 'limit', 'rate', 'burst', 'hold', 'hold_max', 'ends',
-    'set')
+    'set', 'bound')
   local sale = { key = KEYS[k], buyers = KEYS[k + 1], rates = KEYS[k + 2], names = {}, records = {}, changed = {}, tokens = {} }
   if s[1] then
     sale.no, sale.state, sale.free, sale.taken = tonumber(s[1]), s[2], tonumber(s[3]), tonumber(s[4])
@@ -43,6 +43,10 @@ for k = 3, #KEYS, 3 do
     sale.hold, sale.hold_max, sale.ends, sale.set = tonumber(s[8]), tonumber(s[9]), tonumber(s[10]), tonumber(s[11])
     if sale.ends > 0 and time >= sale.ends then
       sale.state = 'ended'
+    end
+    if s[12] then
+      local most, settled = string.match(s[12], '^(%d+) (%d+)$')
+      sale.undurable_max, sale.settled = tonumber(most), tonumber(settled)
     end
   end
   sales[#sales + 1] = sale
@@ -130,6 +134,11 @@ local function answer(buyer, slip)
   end
   if accepted >= room then
     return 'full'
+  end
+  -- What would not fit at all goes alone, when nothing else of the sale is on its way to the ledger.
+  local undurable = sale.undurable_max and sale.taken - sale.settled or 0
+  if undurable > 0 and undurable + units > sale.undurable_max then
+    return 'behind'
   end
   sale.free, sale.taken = sale.free - units, sale.taken + units
   local entry = key .. fingerprint .. line .. char(flags % 2, q1, q2, q3) .. place .. char(accepted) .. tail

@@ -42,6 +42,8 @@ pub enum Mode {
     Recovering,
     /// Endings and reads; Redis is away.
     EndingsOnly,
+    /// The same, and sales that want it go on in the ledger, at a lower ceiling.
+    LedgerFallback,
     /// New reservations as `accepted` while the queue has room; Postgres is away, so no endings.
     AcceptingOnly,
     /// Nothing: both are away.
@@ -56,7 +58,7 @@ impl Mode {
     pub fn is_ready(self) -> bool {
         matches!(
             self,
-            Mode::Serving | Mode::Recovering | Mode::EndingsOnly | Mode::AcceptingOnly
+            Mode::Serving | Mode::Recovering | Mode::EndingsOnly | Mode::LedgerFallback | Mode::AcceptingOnly
         )
     }
 }
@@ -74,6 +76,8 @@ pub struct State {
     pub lanes_open: u16,
     /// Lanes that don't.
     pub lanes_closed: u16,
+    /// Lanes for which the ledger decides, since Redis is away.
+    pub lanes_fallback: u16,
     /// Whether a recovery runs.
     pub recovering: bool,
 }
@@ -88,6 +92,8 @@ impl State {
             Stage::Serving => {}
         }
         match (self.redis == Standing::Up, self.postgres == Standing::Up) {
+            // A Redis that hangs keeps its connections.
+            (_, true) if self.lanes_fallback > 0 => Mode::LedgerFallback,
             (true, true) if self.recovering || self.lanes_closed > 0 => Mode::Recovering,
             (true, true) => Mode::Serving,
             (false, true) => Mode::EndingsOnly,
@@ -136,6 +142,7 @@ fn publish(state: &State) {
     }
     metrics::gauge!(metric::LANES, "state" => "open").set(f64::from(state.lanes_open));
     metrics::gauge!(metric::LANES, "state" => "closed").set(f64::from(state.lanes_closed));
+    metrics::gauge!(metric::LANES, "state" => "fallback").set(f64::from(state.lanes_fallback));
     tracing::info!(mode = ?state.mode(), redis = ?state.redis, postgres = ?state.postgres, lanes_open = state.lanes_open,
         lanes_closed = state.lanes_closed, recovering = state.recovering, "health changed");
 }
@@ -177,6 +184,14 @@ mod tests {
                 ..serving.clone()
             }),
             Mode::AcceptingOnly
+        );
+        assert_eq!(
+            mode(State {
+                redis: away(),
+                lanes_fallback: 1,
+                ..serving.clone()
+            }),
+            Mode::LedgerFallback
         );
         let down = State {
             redis: away(),

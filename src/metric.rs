@@ -108,7 +108,11 @@ metrics_table! {
     DRIFT_UNITS = "flashgate_drift_units", Kind::Gauge, Count,
         "Units by which Redis and the ledger are known to differ, by `lane`: 0, or a fault.";
     LANES = "flashgate_lanes", Kind::Gauge, Count,
-        "Lanes by `state` (`open`, `closed`).";
+        "Lanes by `state` (`open`, `closed`; of the closed ones, `fallback`: the ledger decides for them).";
+    FALLBACKS = "flashgate_fallbacks_total", Kind::Counter, Count,
+        "Lanes that this gateway left to the ledger since Redis was away.";
+    FALLBACK_RESERVATIONS = "flashgate_fallback_reservations_total", Kind::Counter, Count,
+        "Reservations of live sales that the ledger made in a lane's place.";
     RESERVE_CALL_SIZE = "flashgate_reserve_call_size", Kind::Histogram(SIZE), Count,
         "Requests that one script call decided.";
     WRITER_FLUSH_ROWS = "flashgate_writer_flush_rows", Kind::Histogram(SIZE), Count,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::domain::id::{IdError, Item, LocationId, SaleId, Sku};
-use crate::domain::sale::SaleAction;
+use crate::domain::sale::{RedisDown, SaleAction};
 use crate::flash::Health;
 use crate::http::Gateway;
 use crate::ledger::LedgerError;
@@ -133,6 +133,9 @@ async fn load(gateway: &Gateway) -> Result<(), DemoError> {
         buckets: 1,
         starts_at: None,
         ends_at: None,
+        redis_down: RedisDown::Refuse,
+        redis_down_rate: 1_000,
+        undurable_max: None,
         ack_wait_ms: 1_000,
     };
     ledger.create_sale(&sale, &by, None).await?;

@@ -15,7 +15,8 @@ use super::key::{Fingerprint, KeyHash};
 use super::lane::LaneNo;
 use super::reservation::Status;
 use super::reservation_id::Place;
-use super::sale::{LaneSettings, SaleState};
+use super::sale::LaneSettings;
+use super::settings::{put_settings, read_settings};
 
 const NO_LANE: u16 = u16::MAX;
 const LEAVES_TOMBSTONE: u8 = 1;
@@ -286,43 +287,10 @@ fn status_of(byte: u8) -> Result<Status, Malformed> {
     }
 }
 
-fn put_settings(out: &mut Vec<u8>, s: &LaneSettings) {
-    out.push(match s.state {
-        SaleState::Live => 1,
-        SaleState::Paused => 2,
-        SaleState::Frozen => 3,
-        SaleState::Ended => 4,
-        SaleState::Draft | SaleState::Scheduled => 5,
-    });
-    for value in [s.per_user_limit, s.rate_milli, s.rate_burst, s.hold_ms, s.hold_max_ms] {
-        put_uint(out, value.into(), 4);
-    }
-    put_uint(out, s.ends_at_ms, 6);
-}
-
-fn read_settings(r: &mut Reader<'_>) -> Result<LaneSettings, Malformed> {
-    let state = match r.byte()? {
-        1 => SaleState::Live,
-        2 => SaleState::Paused,
-        3 => SaleState::Frozen,
-        4 => SaleState::Ended,
-        5 => SaleState::Scheduled,
-        _ => return Err(Malformed),
-    };
-    Ok(LaneSettings {
-        state,
-        per_user_limit: r.uint32(4)?,
-        rate_milli: r.uint32(4)?,
-        rate_burst: r.uint32(4)?,
-        hold_ms: r.uint32(4)?,
-        hold_max_ms: r.uint32(4)?,
-        ends_at_ms: r.uint(6)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::sale::SaleState;
 
     #[test]
     fn every_grant_survives_its_journey() {
@@ -340,6 +308,11 @@ mod tests {
             hold_ms: 900_000,
             hold_max_ms: 3_600_000,
             ends_at_ms: 1_900_000_000_000,
+            undurable_max: 0,
+        };
+        let bounded = LaneSettings {
+            undurable_max: 70_000,
+            ..settings
         };
         let (key, line) = (KeyHash([1; 16]), KeyHash([2; 16]));
         let buyer = "u:x".to_owned();
@@ -353,6 +326,8 @@ mod tests {
             },
             Grant::Open(settings),
             Grant::Settings(settings),
+            Grant::Open(bounded),
+            Grant::Settings(bounded),
             Grant::Drop,
             Grant::Take {
                 units: 9,

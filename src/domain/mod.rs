@@ -20,6 +20,7 @@ pub mod record;
 pub mod reservation;
 pub mod reservation_id;
 pub mod sale;
+mod settings;
 pub mod text;
 pub mod time;
 pub mod trace;

@@ -53,6 +53,8 @@ pub enum Decision {
     },
     /// The lane's queue is full: the ledger is behind.
     QueueFull,
+    /// As many units of the sale wait for the ledger as may.
+    Behind,
 }
 
 /// What became of an accepted reservation in the ledger.

@@ -1,5 +1,7 @@
 //! A flash sale: its settings, its states and the only ways between them.
 
+use std::num::NonZeroU32;
+
 use serde::{Deserialize, Serialize};
 
 use super::id::{Item, SaleId};
@@ -130,6 +132,39 @@ pub struct UserRate {
     pub burst: u32,
 }
 
+/// What serves a sale while Redis is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RedisDown {
+    /// Nothing: reserve answers 503.
+    #[default]
+    Refuse,
+    /// The ledger, at a lower ceiling. Until then the sale's lanes bound what they owe the ledger.
+    Ledger,
+}
+
+impl RedisDown {
+    /// The word in answers and rows.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RedisDown::Refuse => "refuse",
+            RedisDown::Ledger => "ledger",
+        }
+    }
+
+    /// The choice with this word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [RedisDown::Refuse, RedisDown::Ledger]
+            .into_iter()
+            .find(|choice| choice.as_str() == word)
+    }
+}
+
+/// Least that a lane may owe the ledger, in units: so few are on their way in the calmest sale.
+const UNDURABLE_MIN: u32 = 5;
+
 /// A sale as the ledger has it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sale {
@@ -161,6 +196,13 @@ pub struct Sale {
     pub ends_at: Option<Millis>,
     /// How long a reserve waits for durable by default, in ms.
     pub ack_wait_ms: u32,
+    /// What serves it while Redis is away.
+    pub redis_down: RedisDown,
+    /// Requests a second that a gateway has the ledger decide then.
+    pub redis_down_rate: u32,
+    /// Units that may be accepted and not durable, over all lanes; none: a tenth of the allocation. Counts only where the
+    /// ledger serves the sale while Redis is away.
+    pub undurable_max: Option<NonZeroU32>,
     /// Ended, and every unsold unit is back in the balance.
     pub drained: bool,
 }
@@ -170,6 +212,22 @@ impl Sale {
     #[must_use]
     pub fn home(&self, buyer: &str) -> LaneNo {
         self.lanes[super::lane::home_bucket(buyer, self.lanes.len())]
+    }
+
+    /// Units that each of its lanes may owe the ledger: what a fallback keeps back in the lane's bucket. 0: no bound. No
+    /// less than one user may ask for at once, or such a request would wait until nothing else is on its way.
+    #[must_use]
+    pub fn lane_undurable_max(&self) -> u32 {
+        if self.redis_down == RedisDown::Refuse {
+            return 0;
+        }
+        let tenth = u32::try_from(self.allocation.max(0)).unwrap_or(u32::MAX).div_ceil(10);
+        let buckets = u32::try_from(self.lanes.len()).unwrap_or(1).max(1);
+        let least = UNDURABLE_MIN.max(self.per_user_limit.unwrap_or(0));
+        match self.undurable_max {
+            Some(max) => max.get().div_ceil(buckets),
+            None => tenth.div_ceil(buckets).max(least),
+        }
     }
 
     /// What a lane needs to know of it.
@@ -183,6 +241,7 @@ impl Sale {
             hold_ms: self.hold_ms,
             hold_max_ms: self.hold_max_ms,
             ends_at_ms: self.ends_at.map_or(0, |at| u64::try_from(at.0).unwrap_or(0)),
+            undurable_max: self.lane_undurable_max(),
         }
     }
 }
@@ -210,6 +269,8 @@ pub struct LaneSettings {
     pub hold_max_ms: u32,
     /// End of the sale, ms since 1970; 0: none.
     pub ends_at_ms: u64,
+    /// Units accepted and not durable that the lane may have; 0: no bound.
+    pub undurable_max: u32,
 }
 
 #[cfg(test)]

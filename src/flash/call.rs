@@ -69,6 +69,7 @@ pub(crate) enum Answer {
         free: i64,
     },
     Full,
+    Behind,
 }
 
 /// What a call did.
@@ -218,6 +219,7 @@ fn answer(value: Value) -> Result<Answer, FlashError> {
         },
         ("insufficient", [free]) => Answer::Insufficient { free: number(free)? },
         ("full", []) => Answer::Full,
+        ("behind", []) => Answer::Behind,
         _ => return Err(FlashError::Broken(format!("answered {word:?}"))),
     })
 }

@@ -1,5 +1,7 @@
 //! What the lane's owner tells its lane: grants, and how far the queue is durable.
 
+use std::collections::BTreeMap;
+
 use fred::types::Value;
 
 use super::Flash;
@@ -99,7 +101,8 @@ impl Flash {
         let _ = self.redis.publish(self.lane(lane).keys.delivered(), payload).await;
     }
 
-    /// Tells the lane and every waiter what became durable, and trims the queue before `keep`.
+    /// Tells the lane and every waiter what became durable, and trims the queue before `keep`. `settled`: units that
+    /// sales which bound what they owe the ledger have taken up to the cursor, cumulative.
     ///
     /// # Errors
     /// Redis can't be asked. Local waiters are told all the same.
@@ -109,11 +112,14 @@ impl Flash {
         cursor: Cursor,
         keep: Option<(Epoch, Seq)>,
         notice: &Notice,
+        settled: &BTreeMap<i32, i64>,
     ) -> Result<(), FlashError> {
         let lane = self.lane(lane);
         lane.waiters.tell(notice);
         lane.saw(cursor.epoch, cursor.seq);
-        let args = vec![
+        let mut keys = vec![lane.keys.meta(), lane.keys.queue()];
+        keys.extend(settled.keys().map(|sale_no| lane.keys.sale(*sale_no)));
+        let mut args = vec![
             cursor.epoch.to_string().into(),
             cursor.seq.to_string().into(),
             cursor.total.to_string().into(),
@@ -122,11 +128,8 @@ impl Flash {
             lane.keys.notice().into(),
             Value::Bytes(notice.pack().into()),
         ];
-        match self
-            .redis
-            .eval(&SETTLE, vec![lane.keys.meta(), lane.keys.queue()], args)
-            .await
-        {
+        args.extend(settled.values().map(|units| Value::from(units.to_string())));
+        match self.redis.eval(&SETTLE, keys, args).await {
             Ok(_) => Ok(()),
             Err(error) => Err(self.noted(lane, cursor.epoch, error)),
         }

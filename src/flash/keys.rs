@@ -40,6 +40,11 @@ impl LaneKeys {
         format!("{}:rates:{sale_no}", self.prefix)
     }
 
+    /// String: nothing; written to see whether the node takes writes.
+    pub(crate) fn probe(&self) -> String {
+        format!("{}:probe", self.prefix)
+    }
+
     /// Channel: what became durable, and what did not.
     pub(crate) fn notice(&self) -> String {
         format!("{}:notice", self.prefix)

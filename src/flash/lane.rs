@@ -1,8 +1,9 @@
 //! A lane as this gateway knows it: its epoch, how far it has seen it, who waits for it, and its batcher.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -37,6 +38,10 @@ pub(crate) struct Lane {
     /// Rings when grants wait to be numbered or delivered.
     pub(crate) grants: Notify,
     pub(crate) asks: mpsc::Sender<Ask>,
+    /// The ledger decides for the lane, as far as we know.
+    aside: AtomicBool,
+    /// Since when it has not answered.
+    away_since: Mutex<Option<Instant>>,
 }
 
 impl Lane {
@@ -51,7 +56,27 @@ impl Lane {
             waiters: Arc::default(),
             grants: Notify::new(),
             asks,
+            aside: AtomicBool::new(false),
+            away_since: Mutex::default(),
         }
+    }
+
+    pub(crate) fn is_aside(&self) -> bool {
+        self.aside.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_aside(&self, aside: bool) {
+        self.aside.store(aside, Ordering::Relaxed);
+    }
+
+    /// When the lane answered last, or failed to for the first time since.
+    pub(crate) fn set_reached(&self, reached: bool, now: Instant) {
+        let mut away = self.away_since.lock().unwrap_or_else(PoisonError::into_inner);
+        *away = if reached { None } else { away.or(Some(now)) };
+    }
+
+    pub(crate) fn away_since(&self) -> Option<Instant> {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn seen(&self) -> Seq {
@@ -83,6 +108,7 @@ impl Lane {
                     self.seen.store(seen, Ordering::Release);
                 }
                 *health = Health::Open(epoch);
+                self.set_aside(false);
                 self.waiters.forget_before(epoch);
             }
         });

@@ -16,6 +16,7 @@ mod look;
 mod node;
 mod notice;
 mod queue;
+mod reach;
 mod recover;
 mod redis;
 mod refusals;

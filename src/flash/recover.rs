@@ -57,7 +57,7 @@ pub struct SaleImage {
     pub settings: LaneSettings,
     /// Units free.
     pub free: i64,
-    /// Units reserved so far, cumulative.
+    /// Units taken so far, cumulative, whatever became of them.
     pub taken: i64,
     /// Number of the lane's last grant, which stands for the settings'.
     pub grant_no: i64,
@@ -112,7 +112,7 @@ impl Flash {
     /// Redis can't be asked.
     pub async fn rebuild_sale(&self, lane: LaneNo, epoch: Epoch, image: &SaleImage) -> Result<bool, FlashError> {
         let s = &image.settings;
-        let pairs = [
+        let mut pairs = vec![
             ("no", image.sale_no.to_string()),
             ("state", s.state.as_str().to_owned()),
             ("free", image.free.to_string()),
@@ -125,6 +125,9 @@ impl Flash {
             ("ends", s.ends_at_ms.to_string()),
             ("set", image.grant_no.to_string()),
         ];
+        if s.undurable_max > 0 {
+            pairs.push(("bound", format!("{} {}", s.undurable_max, image.taken)));
+        }
         let args = pairs
             .into_iter()
             .flat_map(|(field, value)| [Value::from(field), Value::from(value)])

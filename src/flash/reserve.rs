@@ -1,7 +1,7 @@
 //! Deciding on one request to reserve: the local sold-out answer, the home lane, the desk of dry buckets.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -17,6 +17,15 @@ use crate::domain::outcome::Decision;
 use crate::domain::reservation_id::Place;
 use crate::domain::sale::Sale;
 use crate::metric;
+
+/// Pauses of a request that finds as many units of its sale on their way to the ledger as may be; a healthy writer is
+/// done with them before the first ends. Where the ledger is further behind than all of them, there is no point.
+const BEHIND_STEPS: [Duration; 4] = [
+    Duration::from_millis(10),
+    Duration::from_millis(25),
+    Duration::from_millis(65),
+    Duration::from_millis(150),
+];
 
 /// What came of a request to reserve.
 #[derive(Debug)]
@@ -69,6 +78,7 @@ impl Flash {
         }
         let deadline = Instant::now() + self.settings.dry_wait;
         let mut packed = slip.pack();
+        let mut pauses = BEHIND_STEPS.iter();
         loop {
             let request = Request {
                 sale_no: sale.no,
@@ -77,6 +87,14 @@ impl Flash {
                 ttl_ms: slip.ttl_ms,
             };
             let answered = self.ask(lane, request, watches).await?;
+            if answered.answer == Answer::Behind
+                && self.lag(lane.no) < BEHIND_STEPS.iter().sum()
+                && let Some(pause) = pauses.next()
+            {
+                tokio::time::sleep(*pause).await;
+                set_repeated(&mut packed);
+                continue;
+            }
             let Answer::Insufficient { free } = answered.answer else {
                 return Ok(self.outcome(lane.no, answered));
             };
@@ -201,6 +219,7 @@ impl Flash {
             Answer::Limit { limit, held } => Decision::UserLimit { limit, held },
             Answer::Insufficient { free } => Decision::Insufficient { available: free },
             Answer::Full => Decision::QueueFull,
+            Answer::Behind => Decision::Behind,
         };
         Outcome { set, ..decision.into() }
     }

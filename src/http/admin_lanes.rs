@@ -36,7 +36,8 @@ struct LaneBody {
     owner: Option<String>,
     /// Its generation; recovery raises it.
     epoch: u32,
-    /// `open`; `closed` while it is recovered; `unreachable` where Redis does not answer.
+    /// `open`; `closed` while it is recovered; `unreachable` where Redis does not answer; `fallback` where the ledger
+    /// decides meanwhile.
     state: &'static str,
     /// Last entry of its queue, as Redis has it.
     seq: Option<u64>,
@@ -66,6 +67,7 @@ async fn list_lanes(State(gateway): State<Arc<Gateway>>) -> Result<Json<LanesBod
         // A lane that Redis can't tell of is shown as the ledger has it.
         let suspect = gateway.flash.health(row.lane) == Health::Suspect;
         let state = match &meta {
+            _ if row.fallback => "fallback",
             Err(_) => "unreachable",
             Ok(Some(meta)) if meta.open && row.open && !suspect => "open",
             Ok(_) => "closed",

@@ -64,6 +64,13 @@ struct Dependencies {
 struct Lanes {
     open: u16,
     closed: u16,
+    /// Of the closed ones, those for which the ledger decides; not there where there are none.
+    #[serde(skip_serializing_if = "is_zero")]
+    fallback: u16,
+}
+
+fn is_zero(count: &u16) -> bool {
+    *count == 0
 }
 
 /// Whether the process is up. Asks nobody.
@@ -95,6 +102,7 @@ async fn readyz(State(gateway): State<Arc<Gateway>>) -> Response {
         lanes: Lanes {
             open: state.lanes_open,
             closed: state.lanes_closed,
+            fallback: state.lanes_fallback,
         },
         recovering: state.recovering,
         reads_per_second_max: Some(gateway.admission.reads_rate())

@@ -15,6 +15,7 @@ use crate::domain::id::Sku;
 use crate::domain::key::KeyHash;
 use crate::domain::reservation::Reservation;
 use crate::domain::reservation_id::{Kind, ReservationId};
+use crate::ledger::fallback::{FallbackAnswer, FallbackAsk};
 use crate::ledger::places::Place;
 use crate::ledger::route::Route;
 use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
@@ -33,6 +34,8 @@ pub struct LedgerCalls {
     pub read: Batcher<ReservationId, Option<Reservation>>,
     /// Reservations without a live sale, and carts.
     pub take: Batcher<TakeAsk, TakeAnswer>,
+    /// Reservations of live sales while Redis is away.
+    pub fallback: Batcher<FallbackAsk, FallbackAnswer>,
     /// Which sale an item has.
     pub(super) route: Batcher<RouteAsk, Route>,
     /// Where a SKU lies.
@@ -50,7 +53,7 @@ impl LedgerCalls {
         let (on, thread) = thread();
         let own = ledger.apart(CONNECTIONS_MAX);
         let (end, extend, read, take) = (own.clone(), own.clone(), own.clone(), own.clone());
-        let (route, places, key) = (own.clone(), own.clone(), own.clone());
+        let (route, places, key, fallback) = (own.clone(), own.clone(), own.clone(), own.clone());
         LedgerCalls {
             end: Batcher::start(&on, "end", move |asks: Arc<[EndAsk]>| {
                 let ledger = end.clone();
@@ -67,6 +70,10 @@ impl LedgerCalls {
             take: Batcher::start_in_turns(&on, "take", move |asks: Arc<[TakeAsk]>, turn| {
                 let ledger = take.clone();
                 async move { ledger.take_in_turn(&asks, turn).await }
+            }),
+            fallback: Batcher::start(&on, "fallback", move |asks: Arc<[FallbackAsk]>| {
+                let ledger = fallback.clone();
+                async move { ledger.take_aside(&asks).await }
             }),
             route: Batcher::start(&on, "route", move |asks: Arc<[RouteAsk]>| {
                 let ledger = route.clone();

@@ -58,7 +58,7 @@ use self::code::Code;
 use self::ledger_calls::LedgerCalls;
 use self::problem::Problem;
 use self::reads::Reads;
-use self::reserve::{Choice, Earlier, Routes};
+use self::reserve::{Ceilings, Choice, Earlier, Routes};
 use crate::domain::choice::Weights;
 use crate::flash::Flash;
 use crate::health::Health;
@@ -77,6 +77,8 @@ pub struct Gateway {
     routes: Arc<Routes>,
     /// What was reserved of items before their sales.
     earlier: Earlier,
+    /// What is let in while the ledger decides for lanes.
+    ceilings: Arc<Ceilings>,
     /// What pages read.
     reads: Reads,
     /// How a location is chosen.
@@ -103,6 +105,7 @@ impl Gateway {
             flash: LateFlash::default(),
             routes: Arc::default(),
             choice: Arc::default(),
+            ceilings: Arc::default(),
             health: Arc::default(),
             admission,
             metrics,

@@ -25,6 +25,8 @@ pub struct LaneRow {
     pub epoch: Epoch,
     /// Writers may write it; closed: a recovery has to open it.
     pub open: bool,
+    /// The ledger decides for it, since Redis is away; a recovery ends that.
+    pub fallback: bool,
     /// The last queue entry that is durable. A genuine id of an epoch below the cursor's that is not in the ledger is
     /// lost.
     pub cursor: Cursor,
@@ -43,6 +45,7 @@ pub(super) struct Row {
     lane: i16,
     epoch: i64,
     open: bool,
+    fallback: bool,
     cursor_epoch: i64,
     cursor_seq: i64,
     cursor_nonce: i64,
@@ -61,6 +64,7 @@ impl Row {
             lane: LaneNo::from_i16(self.lane),
             epoch: epoch(self.epoch)?,
             open: self.open,
+            fallback: self.fallback,
             cursor: Cursor {
                 epoch: epoch(self.cursor_epoch)?,
                 seq: count(self.cursor_seq)?,
@@ -100,7 +104,8 @@ impl Ledger {
     pub async fn lane(&self, lane: LaneNo) -> Result<LaneRow, LedgerError> {
         let row: Row = sqlx::query_as(
             "-- lane.one
-             SELECT l.lane, l.epoch, l.state = 'open' AS open, l.cursor_epoch, l.cursor_seq, l.cursor_nonce,
+             SELECT l.lane, l.epoch, l.state = 'open' AS open,
+             (l.state = 'closed' AND l.fallback_epoch = l.epoch) IS TRUE AS fallback, l.cursor_epoch, l.cursor_seq, l.cursor_nonce,
                  l.cursor_total, l.grant_no, l.owner, g.name AS owner_name, l.cursor_at
              FROM lane l LEFT JOIN gateway g ON g.gateway_id = l.owner WHERE l.lane = $1",
         )
@@ -117,13 +122,29 @@ impl Ledger {
     pub async fn lanes(&self) -> Result<Vec<LaneRow>, LedgerError> {
         let rows: Vec<Row> = sqlx::query_as(
             "-- lane.all
-             SELECT l.lane, l.epoch, l.state = 'open' AS open, l.cursor_epoch, l.cursor_seq, l.cursor_nonce,
+             SELECT l.lane, l.epoch, l.state = 'open' AS open,
+             (l.state = 'closed' AND l.fallback_epoch = l.epoch) IS TRUE AS fallback, l.cursor_epoch, l.cursor_seq, l.cursor_nonce,
                  l.cursor_total, l.grant_no, l.owner, g.name AS owner_name, l.cursor_at
              FROM lane l LEFT JOIN gateway g ON g.gateway_id = l.owner ORDER BY l.lane",
         )
         .fetch_all(&self.pool)
         .await?;
         rows.into_iter().map(Row::read).collect()
+    }
+
+    /// Of the lane's sales that bound what they owe the ledger: units taken up to the cursor, cumulative, whatever became
+    /// of them.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn settled_units(&self, lane: LaneNo) -> Result<Vec<(i32, i64)>, LedgerError> {
+        Ok(sqlx::query_as(
+            "-- lane.settled_units
+             SELECT sale_no, durable + rejected FROM sale_bucket WHERE lane = $1 AND undurable_max > 0 ORDER BY sale_no",
+        )
+        .bind(lane.to_i16())
+        .fetch_all(&self.pool)
+        .await?)
     }
 
     /// Makes `gateway` the owner of at most `want_max` lanes that have none, or whose owner is silent, and returns

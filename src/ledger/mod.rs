@@ -22,6 +22,7 @@ mod error;
 pub mod events;
 mod expiry;
 pub mod extend;
+pub mod fallback;
 mod foresee;
 pub mod grants;
 mod key_lookup;

@@ -19,7 +19,7 @@ use crate::domain::reservation_id::{IdKey, Place};
 use crate::domain::sale::Sale;
 
 /// Advisory lock of whoever recovers.
-const RECOVERY: i64 = 0x666c_6173_6867_0001;
+pub(super) const RECOVERY: i64 = 0x666c_6173_6867_0001;
 /// Advisory lock of whoever draws an epoch.
 const EPOCH: i64 = 0x666c_6173_6867_0002;
 /// Ids looked up per statement.
@@ -68,7 +68,7 @@ pub struct LaneSale {
     pub sale: Sale,
     /// Units free.
     pub counter: i64,
-    /// Units reserved, cumulative.
+    /// Units taken, cumulative, whatever became of them.
     pub taken: i64,
 }
 
@@ -94,17 +94,7 @@ impl Ledger {
     /// Postgres can't be asked; `Retry` where it met another transaction.
     pub async fn raise_epoch(&self, lanes: &[LaneNo], above: Epoch) -> Result<Epoch, LedgerError> {
         let mut tx = self.begin().await?;
-        sqlx::query("-- recovery.lock_epoch\n SELECT pg_advisory_xact_lock($1)")
-            .bind(EPOCH)
-            .execute(&mut *tx)
-            .await?;
-        let epoch: i64 = sqlx::query_scalar(
-            "-- recovery.draw_epoch: under the lock, so that nobody draws between the look and the leap
-             SELECT setval('lane_epoch', greatest(nextval('lane_epoch'), $1 + 1, (SELECT max(epoch) + 1 FROM lane)))",
-        )
-        .bind(i64::from(above))
-        .fetch_one(&mut *tx)
-        .await?;
+        let epoch = draw_epoch(&mut tx, above).await?;
         sqlx::query(
             "-- recovery.close
              UPDATE lane l SET epoch = $2, state = 'closed'
@@ -158,6 +148,21 @@ impl Ledger {
         .await?;
         Ok(done.rows_affected() == 1)
     }
+}
+
+/// Draws an epoch greater than `above`, than all of the lane rows and than all drawn before.
+pub(super) async fn draw_epoch(tx: &mut PgConnection, above: Epoch) -> Result<i64, LedgerError> {
+    sqlx::query("-- recovery.lock_epoch\n SELECT pg_advisory_xact_lock($1)")
+        .bind(EPOCH)
+        .execute(&mut *tx)
+        .await?;
+    Ok(sqlx::query_scalar(
+        "-- recovery.draw_epoch: under the lock, so that nobody draws between the look and the leap
+         SELECT setval('lane_epoch', greatest(nextval('lane_epoch'), $1 + 1, (SELECT max(epoch) + 1 FROM lane)))",
+    )
+    .bind(i64::from(above))
+    .fetch_one(&mut *tx)
+    .await?)
 }
 
 struct Settle<'a> {
@@ -220,10 +225,12 @@ impl Trial for Settle<'_> {
             return Err(LedgerError::Broken("a recovery was refused as a batch".into()));
         };
         self.set_cursor(&mut tx).await?;
+        let sales = self.sales(&mut tx).await?;
+        self.set_bounds(&mut tx, &sales).await?;
         let image = LaneImage {
             applied: tally.reserved,
             refused: tally.refused.len(),
-            sales: self.sales(&mut tx).await?,
+            sales,
             grant_no: self.last_delivered(&mut tx).await?,
         };
         match only {
@@ -297,11 +304,32 @@ impl Settle<'_> {
         Ok(())
     }
 
+    /// What the lane's sales may owe the ledger is what the rebuilt lane will have.
+    async fn set_bounds(&self, tx: &mut PgConnection, sales: &[LaneSale]) -> Result<(), LedgerError> {
+        sqlx::query(
+            "-- recovery.set_bounds
+             UPDATE sale_bucket b SET undurable_max = w.undurable_max
+             FROM UNNEST($2::int4[], $3::int8[]) AS w(sale_no, undurable_max)
+             WHERE b.lane = $1 AND b.sale_no = w.sale_no",
+        )
+        .bind(self.lane.to_i16())
+        .bind(sales.iter().map(|of| of.sale.no).collect::<Vec<_>>())
+        .bind(
+            sales
+                .iter()
+                .map(|of| i64::from(of.sale.lane_undurable_max()))
+                .collect::<Vec<_>>(),
+        )
+        .execute(tx)
+        .await?;
+        Ok(())
+    }
+
     async fn sales(&self, tx: &mut PgConnection) -> Result<Vec<LaneSale>, LedgerError> {
         let rows: Vec<Bucket> = sqlx::query_as(concat!(
             "-- recovery.sales: a sale whose opening is still to be delivered is not there yet\nSELECT ",
             sale_columns!(),
-            ", b.counter, b.durable
+            ", b.counter, b.durable + b.rejected AS taken
              FROM sale_bucket b JOIN sale s USING (sale_no)
              WHERE b.lane = $1 AND NOT s.drained AND NOT EXISTS (
                  SELECT 1 FROM lane_grant g WHERE g.lane = $1 AND g.sale_no = b.sale_no AND g.kind = 'open')
@@ -314,7 +342,7 @@ impl Settle<'_> {
             Ok(LaneSale {
                 sale: row.sale.read()?,
                 counter: row.counter,
-                taken: row.durable,
+                taken: row.taken,
             })
         };
         rows.into_iter().map(read).collect()
@@ -337,7 +365,7 @@ struct Bucket {
     #[sqlx(flatten)]
     sale: SaleRow,
     counter: i64,
-    durable: i64,
+    taken: i64,
 }
 
 /// Sorts survivors into what is to be carried: first the entries that follow the cursor, as wholes, then those of which

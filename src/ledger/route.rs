@@ -22,7 +22,7 @@ pub enum Route {
         /// What and where.
         item: Item,
         /// Its newest sale, which may be over.
-        sale: Option<Sale>,
+        sale: Option<Box<Sale>>,
     },
 }
 
@@ -68,7 +68,7 @@ impl Ledger {
                 sku: sku.clone(),
                 location,
             },
-            sale: row.map(SaleRow::read).transpose()?,
+            sale: row.map(|row| row.read().map(Box::new)).transpose()?,
         })
     }
 

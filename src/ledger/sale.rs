@@ -17,7 +17,7 @@ use super::{GrantTicket, Ledger, LedgerError};
 use crate::domain::balance::Balance;
 use crate::domain::id::{Item, SaleId};
 use crate::domain::lane::LaneNo;
-use crate::domain::sale::{Sale, SaleState, UserRate};
+use crate::domain::sale::{RedisDown, Sale, SaleState, UserRate};
 use crate::domain::time::Millis;
 
 /// The columns of a [`Locked`] sale, under the alias `s`.
@@ -81,6 +81,12 @@ pub struct NewSale {
     pub ends_at: Option<Millis>,
     /// How long a reserve waits for durable by default, in ms.
     pub ack_wait_ms: u32,
+    /// What serves it while Redis is away.
+    pub redis_down: RedisDown,
+    /// Requests a second that a gateway has the ledger decide then.
+    pub redis_down_rate: u32,
+    /// Units that may be accepted and not durable; none: a tenth of the allocation.
+    pub undurable_max: Option<u32>,
 }
 
 /// A sale after a change, and the grants that carry the change to its lanes.
@@ -294,10 +300,11 @@ async fn insert(
     let row: LockedRow = sqlx::query_as(concat!(
         "-- sale.insert: nothing is granted yet, so the whole allocation is with the sale itself
          INSERT INTO sale AS s (sale_no, sale_id, sku_id, location_id, state, allocation, recalled, recalled_at,
-             per_user_limit, rate_per_second, rate_burst, hold_ms, hold_max_ms, lanes, starts_at, ends_at, ack_wait_ms)
+             per_user_limit, rate_per_second, rate_burst, hold_ms, hold_max_ms, lanes, starts_at, ends_at, ack_wait_ms,
+             redis_down, redis_down_rate, undurable_max)
          OVERRIDING SYSTEM VALUE
          VALUES ($1, $2, $3, $4, CASE WHEN $12::timestamptz IS NULL THEN 'draft' ELSE 'scheduled' END::sale_state,
-             $5, $5, now(), $6, $7, $8, $9, $10, $11, $12, $13, $14)
+             $5, $5, now(), $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
          RETURNING ",
         locked_columns!()
     ))
@@ -315,6 +322,9 @@ async fn insert(
     .bind(new.starts_at.map(Millis::to_utc))
     .bind(new.ends_at.map(Millis::to_utc))
     .bind(i64::from(new.ack_wait_ms))
+    .bind(new.redis_down.as_str())
+    .bind(i64::from(new.redis_down_rate))
+    .bind(new.undurable_max.map(i64::from))
     .fetch_one(&mut *tx)
     .await?;
     sqlx::query("-- sale_tally.insert\nINSERT INTO sale_tally (sale_no) VALUES ($1)")

@@ -47,6 +47,10 @@ pub struct BucketFigures {
     pub counter: i64,
     /// When the lane's cursor last moved.
     pub cursor_at: Millis,
+    /// The ledger decides for the lane, for Redis is away.
+    pub fallback: bool,
+    /// Units of the bucket that it keeps back then.
+    pub kept_back: i64,
 }
 
 #[derive(sqlx::FromRow)]
@@ -66,6 +70,8 @@ struct BucketRow {
     durable: i64,
     rejected: i64,
     drift: i64,
+    fallback: bool,
+    undurable_max: i64,
     cursor_at: chrono::DateTime<chrono::Utc>,
 }
 
@@ -86,7 +92,8 @@ impl Ledger {
         .await?;
         let buckets: Vec<BucketRow> = sqlx::query_as(
             "-- sale_bucket.read
-             SELECT b.lane, b.counter, b.durable, b.rejected, b.drift, l.cursor_at
+             SELECT b.lane, b.counter, b.durable, b.rejected, b.drift, l.cursor_at, b.undurable_max,
+                 (l.state = 'closed' AND l.fallback_epoch = l.epoch) IS TRUE AS fallback
              FROM sale s JOIN sale_bucket b USING (sale_no) JOIN lane l USING (lane)
              WHERE sale_no = $1 ORDER BY array_position(s.lanes, b.lane)",
         )
@@ -116,6 +123,8 @@ impl Ledger {
                 lane: LaneNo::from_i16(bucket.lane),
                 counter: bucket.counter,
                 cursor_at: bucket.cursor_at.into(),
+                fallback: bucket.fallback,
+                kept_back: bucket.undurable_max.min(bucket.counter),
             })
             .collect();
         Ok(figures)

@@ -31,7 +31,7 @@ const DUE_MAX: i64 = 100;
 #[derive(Clone, Debug, PartialEq)]
 pub enum ActAnswer {
     /// It is done, or was in force.
-    Done(Acted),
+    Done(Box<Acted>),
     /// No such sale.
     Unknown,
     /// It does not fit the sale's state.
@@ -90,11 +90,11 @@ impl Ledger {
             SaleStep::Invalid => return Ok(ActAnswer::Invalid(kept.sale.state)),
         };
         tx.commit().await?;
-        Ok(ActAnswer::Done(Acted {
+        Ok(ActAnswer::Done(Box::new(Acted {
             sale: kept.sale,
             grants,
             replayed,
-        }))
+        })))
     }
 
     /// Starts the sales whose start has come and stops those whose end has; a frozen one waits for an operator. What

@@ -3,6 +3,8 @@
 //! More units are set aside and granted in one transaction. Fewer must first come back from the lanes, which is the
 //! business of [`super::recall`]; then they leave the sale here, in one transaction too.
 
+use std::num::NonZeroU32;
+
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -17,7 +19,7 @@ use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
 use crate::domain::grant::Grant;
 use crate::domain::id::SaleId;
-use crate::domain::sale::{Sale, SaleState, UserRate};
+use crate::domain::sale::{RedisDown, Sale, SaleState, UserRate};
 use crate::domain::time::Millis;
 
 /// What is to change; `None` stays, `Some(None)` is cleared.
@@ -35,6 +37,12 @@ pub struct SalePatch {
     pub ends_at: Option<Option<Millis>>,
     /// How long a reserve waits for durable by default, in ms.
     pub ack_wait_ms: Option<u32>,
+    /// What serves it while Redis is away.
+    pub redis_down: Option<RedisDown>,
+    /// Requests a second that a gateway has the ledger decide then.
+    pub redis_down_rate: Option<u32>,
+    /// Units that may be accepted and not durable.
+    pub undurable_max: Option<Option<u32>>,
 }
 
 /// What came of a patch.
@@ -114,7 +122,9 @@ impl Ledger {
             if matches!(patch.ends_at, Some(Some(_))) && read_due(&mut tx, sale.no).await?.ends_too_early {
                 return Ok(Patched::EndsTooEarly);
             }
-            if is_opened(&sale) && (before.settings() != sale.settings() || before.ack_wait_ms != sale.ack_wait_ms) {
+            // What only gateways follow travels too: the number that the lane gives it tells them to read it anew.
+            let followed = |sale: &Sale| (sale.settings(), sale.ack_wait_ms, sale.redis_down_rate);
+            if is_opened(&sale) && followed(&before) != followed(&sale) {
                 tell_lanes(&mut tx, &sale).await?;
             }
         }
@@ -144,6 +154,15 @@ impl SalePatch {
         }
         if let Some(end) = self.ends_at {
             sale.ends_at = end;
+        }
+        if let Some(choice) = self.redis_down {
+            sale.redis_down = choice;
+        }
+        if let Some(rate) = self.redis_down_rate {
+            sale.redis_down_rate = rate;
+        }
+        if let Some(max) = self.undurable_max {
+            sale.undurable_max = max.and_then(NonZeroU32::new);
         }
         (sale.hold_ms > sale.hold_max_ms).then_some(Patched::HoldTooLong(sale.hold_max_ms))
     }
@@ -215,7 +234,7 @@ async fn store(tx: &mut PgConnection, sale: &Sale) -> Result<(), LedgerError> {
     sqlx::query(
         "-- sale.patch
          UPDATE sale SET allocation = $2, per_user_limit = $3, rate_per_second = $4, rate_burst = $5, hold_ms = $6,
-             ends_at = $7, ack_wait_ms = $8, updated_at = clock_timestamp()
+             ends_at = $7, ack_wait_ms = $8, redis_down = $9, redis_down_rate = $10, undurable_max = $11, updated_at = clock_timestamp()
          WHERE sale_no = $1",
     )
     .bind(sale.no)
@@ -226,6 +245,9 @@ async fn store(tx: &mut PgConnection, sale: &Sale) -> Result<(), LedgerError> {
     .bind(i64::from(sale.hold_ms))
     .bind(sale.ends_at.map(Millis::to_utc))
     .bind(i64::from(sale.ack_wait_ms))
+    .bind(sale.redis_down.as_str())
+    .bind(i64::from(sale.redis_down_rate))
+    .bind(sale.undurable_max.map(|max| i64::from(max.get())))
     .execute(tx)
     .await?;
     Ok(())

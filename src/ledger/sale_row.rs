@@ -1,11 +1,13 @@
 //! How a sale is read from its row.
 
+use std::num::NonZeroU32;
+
 use chrono::{DateTime, Utc};
 
 use super::LedgerError;
 use crate::domain::id::{Item, LocationId, SaleId, Sku};
 use crate::domain::lane::LaneNo;
-use crate::domain::sale::{Sale, SaleState, UserRate};
+use crate::domain::sale::{RedisDown, Sale, SaleState, UserRate};
 use crate::domain::time::Millis;
 
 /// The columns of a sale, under the alias `s`.
@@ -13,7 +15,7 @@ macro_rules! sale_columns {
     () => {
         "s.sale_no, s.sale_id, s.sku_id, s.location_id, s.state::text AS state, s.thaws_to::text AS thaws_to,
          s.allocation, s.per_user_limit, s.rate_per_second, s.rate_burst, s.hold_ms, s.hold_max_ms, s.lanes,
-         s.starts_at, s.ends_at, s.ack_wait_ms, s.drained"
+         s.starts_at, s.ends_at, s.ack_wait_ms, s.redis_down, s.redis_down_rate, s.undurable_max, s.drained"
     };
 }
 pub(super) use sale_columns;
@@ -37,6 +39,9 @@ pub(super) struct SaleRow {
     starts_at: Option<DateTime<Utc>>,
     ends_at: Option<DateTime<Utc>>,
     ack_wait_ms: i32,
+    redis_down: String,
+    redis_down_rate: i32,
+    undurable_max: Option<i32>,
     drained: bool,
 }
 
@@ -76,6 +81,12 @@ impl SaleRow {
             starts_at: self.starts_at.map(Millis::from),
             ends_at: self.ends_at.map(Millis::from),
             ack_wait_ms: number(self.ack_wait_ms.into())?,
+            redis_down: RedisDown::parse(&self.redis_down).ok_or_else(|| broken("choice"))?,
+            redis_down_rate: number(self.redis_down_rate.into())?,
+            undurable_max: match self.undurable_max {
+                Some(max) => NonZeroU32::new(number(max.into())?),
+                None => None,
+            },
             drained: self.drained,
         })
     }

@@ -12,6 +12,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Ledger, LedgerError};
+use crate::domain::lane::LaneNo;
 use crate::domain::time::Millis;
 
 /// Longest silence that is no stall. Gateways beat every second.
@@ -44,6 +45,20 @@ impl Ledger {
         .await?;
         tx.commit().await?;
         Ok(Beat { stalled })
+    }
+
+    /// Says which lanes this gateway, which is alive, can ask. Where no other can ask a lane either, it may fall back on
+    /// the ledger.
+    ///
+    /// # Errors
+    /// Postgres could not be asked.
+    pub async fn tell_reach(&self, gateway: Uuid, lanes: &[LaneNo]) -> Result<(), LedgerError> {
+        sqlx::query("-- gateway.tell_reach\nUPDATE gateway SET reaches = $2 WHERE gateway_id = $1")
+            .bind(gateway)
+            .bind(lanes.iter().map(|lane| lane.to_i16()).collect::<Vec<_>>())
+            .execute(&self.pool)
+            .await?;
+        Ok(())
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod books;
 pub mod expiry;
+pub mod fallback;
 pub mod granter;
 pub mod mover;
 mod owner;
@@ -71,6 +72,7 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     tasks.spawn(pulse::run(context.clone()));
     tasks.spawn(recovery::run(context.clone()));
     tasks.spawn(mover::run(context.clone()));
+    tasks.spawn(fallback::run(context.clone()));
     tasks.spawn(sales::count_refusals(context.clone()));
     if roles.writer || roles.granter {
         tasks.spawn(owner::run(context.clone()));

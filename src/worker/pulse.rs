@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
-
 use super::{Context, repeat};
+use crate::domain::lane::LaneNo;
 use crate::flash::Health as LaneHealth;
 use crate::health::Standing;
 use crate::ledger::LedgerError;
@@ -32,13 +31,14 @@ pub(crate) async fn run(context: Context) {
 /// # Errors
 /// Postgres can't be asked.
 pub async fn run_once(context: &Context) -> Result<(), LedgerError> {
-    look_at_lanes(context).await;
+    let reached = look_at_lanes(context).await;
     let asked = Instant::now();
     let now = context.ledger.now().await?;
     context.clock.measure(now, asked, asked.elapsed());
     if context.ledger.beat(context.gateway, &context.name).await?.stalled {
         tracing::warn!("no gateway could end reservations for a while; deadlines move by that time");
     }
+    context.ledger.tell_reach(context.gateway, &reached).await?;
     let drift = context.ledger.drift().await?;
     for lane in context.flash.lane_numbers() {
         let units = drift.iter().find(|(of, _)| *of == lane).map_or(0, |(_, units)| *units);
@@ -48,17 +48,16 @@ pub async fn run_once(context: &Context) -> Result<(), LedgerError> {
     Ok(())
 }
 
-async fn look_at_lanes(context: &Context) {
-    // All at once: a beat must not wait for one lane after the other of a server that hangs.
-    let depths = context
-        .flash
-        .lane_numbers()
-        .map(|lane| async move { (lane, context.flash.queue_depth(lane).await) });
-    for (lane, depth) in join_all(depths).await {
+/// Asks every lane how it is; those that answered.
+async fn look_at_lanes(context: &Context) -> Vec<LaneNo> {
+    let mut reached = Vec::new();
+    for (lane, depth) in context.flash.reach().await {
         // A lane that can't be asked keeps its last figure; its state tells why.
-        let Ok(depth) = depth else { continue };
-        let depth = u32::try_from(depth).unwrap_or(u32::MAX);
-        metrics::gauge!(metric::QUEUE_DEPTH, "lane" => lane.to_string()).set(f64::from(depth));
+        if let Ok(depth) = depth {
+            let depth = u32::try_from(depth).unwrap_or(u32::MAX);
+            metrics::gauge!(metric::QUEUE_DEPTH, "lane" => lane.to_string()).set(f64::from(depth));
+            reached.push(lane);
+        }
     }
     let open = context
         .flash
@@ -77,4 +76,5 @@ async fn look_at_lanes(context: &Context) {
         state.redis = redis;
         (state.lanes_open, state.lanes_closed) = (count(open), count(all - open));
     });
+    reached
 }

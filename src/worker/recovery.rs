@@ -186,6 +186,10 @@ async fn under_lock(context: &Context, visit: &Visit, suspects: &[LaneNo]) -> Re
 /// Closes the lanes in the ledger and in Redis under one new epoch, greater than any either has seen.
 async fn close(context: &Context, visit: &Visit, lanes: &[LaneNo]) -> Result<Epoch, RecoveryError> {
     let mut above: Epoch = 0;
+    for lane in lanes {
+        // A fallback must not end for a Redis that can't be recovered.
+        context.flash.check_writable(*lane).await?;
+    }
     visit.load_close().await?;
     for lane in lanes {
         if let Some(meta) = context.flash.lane_meta(*lane).await? {

@@ -4,7 +4,7 @@
 //! which moves the cursor in the same transaction. Then it tells who waits. It clocks itself: the longer a transaction
 //! takes, the larger the next batch.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Context;
@@ -62,6 +62,9 @@ pub struct Writer<'a> {
     kept: VecDeque<(Instant, Seq)>,
     /// When the ledger was last asked where it stands.
     compared: Instant,
+    /// Of sales that bound what they owe the ledger, what the lane has still to be told: units taken up to the cursor,
+    /// cumulative. None: not known, ask the ledger.
+    untold: Option<BTreeMap<i32, i64>>,
 }
 
 impl<'a> Writer<'a> {
@@ -75,6 +78,7 @@ impl<'a> Writer<'a> {
             cursor,
             kept: VecDeque::new(),
             compared: Instant::now(),
+            untold: None,
         }
     }
 
@@ -109,6 +113,7 @@ impl<'a> Writer<'a> {
         };
         if raw.is_empty() {
             self.gauge(None);
+            self.tell_untold().await?;
             return Ok(0);
         }
         let entries = match self.decode(&raw) {
@@ -236,6 +241,7 @@ impl<'a> Writer<'a> {
             refused: vec![],
             drift: vec![],
             grants_for: vec![self.lane],
+            settled: self.context.ledger.settled_units(self.lane).await?,
         };
         for reservation in self.context.ledger.reservations(&ids).await? {
             if reservation.status == Status::Rejected {
@@ -291,13 +297,50 @@ impl<'a> Writer<'a> {
         for lane in &done.grants_for {
             self.context.flash.nudge_grants(*lane);
         }
+        match &mut self.untold {
+            Some(untold) => untold.extend(done.settled.iter().copied()),
+            // Where that fails, the lane is told when it is idle.
+            None => self.untold = self.settled_units().await.ok(),
+        }
         let keep = self.keep(entries);
-        let settled = self.context.flash.settle(self.lane, self.cursor, keep, &notice).await;
-        // Told or not, it is durable: the lane learns it from the next batch.
-        if let Err(error) = settled {
-            tracing::debug!(lane = %self.lane, %error, "the lane was not told what is durable");
+        self.settle(keep, &notice).await;
+        Ok(())
+    }
+
+    /// Tells the lane what it may have missed. A lane that owes as much as it may accepts nothing, so no batch would.
+    async fn tell_untold(&mut self) -> Result<(), WriterError> {
+        if self.untold.is_none() {
+            self.untold = Some(self.settled_units().await?);
+        }
+        if self.untold.as_ref().is_some_and(|untold| !untold.is_empty()) {
+            let notice = Notice {
+                from: self.context.gateway,
+                epoch: self.cursor.epoch,
+                calls: Vec::new(),
+            };
+            self.settle(None, &notice).await;
         }
         Ok(())
+    }
+
+    async fn settled_units(&self) -> Result<BTreeMap<i32, i64>, LedgerError> {
+        let settled = self.context.ledger.settled_units(self.lane).await?;
+        Ok(settled.into_iter().collect())
+    }
+
+    async fn settle(&mut self, keep: Option<(u32, Seq)>, notice: &Notice) {
+        let none = BTreeMap::new();
+        let untold = self.untold.as_ref().unwrap_or(&none);
+        let flash = &self.context.flash;
+        match flash.settle(self.lane, self.cursor, keep, notice, untold).await {
+            Ok(()) => {
+                if let Some(untold) = &mut self.untold {
+                    untold.clear();
+                }
+            }
+            // Told or not, it is durable: the lane learns it from the next batch, or when it is idle.
+            Err(error) => tracing::debug!(lane = %self.lane, %error, "the lane was not told what is durable"),
+        }
     }
 
     /// The oldest entry to keep: those of the last minute stay, within bounds.

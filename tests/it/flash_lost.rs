@@ -97,7 +97,7 @@ async fn a_lost_answer_can_be_waited_for_until_it_is_durable() {
         total,
     };
     flash
-        .settle(LANE, cursor, None, &Notice { from, epoch, calls })
+        .settle(LANE, cursor, None, &Notice { from, epoch, calls }, &[].into())
         .await
         .expect("Redis answers");
     let watch = outcome.watch.expect("it was asked for");

@@ -298,6 +298,7 @@ async fn actual_sale(rig: &Rig, sale_no: i32) -> SaleModel {
             hold_ms: small(3),
             hold_max_ms: small(4),
             ends_at_ms: u64::try_from(numbers[5]).expect("a time"),
+            undurable_max: 0,
         },
         free: figures[0].free,
         taken: figures[0].taken,

@@ -66,7 +66,10 @@ async fn tell(flash: &Flash, rig: &Rig, entry: &Entry, keep: Option<(u32, u64)>,
         epoch,
         calls: vec![SettledCall { seq, nonce, refused }],
     };
-    flash.settle(LANE, cursor, keep, &notice).await.expect("Redis answers");
+    flash
+        .settle(LANE, cursor, keep, &notice, &[].into())
+        .await
+        .expect("Redis answers");
     assert_eq!(rig.epoch, epoch);
 }
 
@@ -218,7 +221,7 @@ async fn settling_marks_what_is_durable_and_trims_only_what_it_may() {
         calls: vec![],
     };
     rig.flash
-        .settle(LANE, old, Some((1, 5)), &notice)
+        .settle(LANE, old, Some((1, 5)), &notice, &[].into())
         .await
         .expect("Redis answers");
     assert_eq!(rig.dump().await, before, "nor does one of an older epoch");

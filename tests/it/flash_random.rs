@@ -66,6 +66,7 @@ fn settings() -> impl Strategy<Value = LaneSettings> {
             hold_ms: if short { 9 } else { 60_000 },
             hold_max_ms: if short { 4_000 } else { 3_600_000 },
             ends_at_ms,
+            undurable_max: 0,
         },
     )
 }
@@ -258,7 +259,7 @@ impl Case {
         };
         self.rig
             .flash
-            .settle(LANE, cursor, None, &notice)
+            .settle(LANE, cursor, None, &notice, &[].into())
             .await
             .expect("Redis answers");
     }

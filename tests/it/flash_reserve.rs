@@ -274,7 +274,7 @@ async fn a_full_queue_takes_no_more_until_the_ledger_catches_up() {
         calls: vec![],
     };
     rig.flash
-        .settle(LANE, cursor, None, &notice)
+        .settle(LANE, cursor, None, &notice, &[].into())
         .await
         .expect("Redis answers");
     let answers = reserve_all(&flash, &[(1, Buy::of("u", "o2")), (1, Buy::of("u", "o3"))]).await;

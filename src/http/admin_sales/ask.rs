@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::id::{Item, LocationId, SaleId, Sku};
-use crate::domain::sale::UserRate;
+use crate::domain::sale::{RedisDown, UserRate};
 use crate::domain::text::Text;
 use crate::domain::time::Millis;
 use crate::http::json::Object;
@@ -18,6 +18,8 @@ const HOLD_SECONDS: u32 = 900;
 const HOLD_SECONDS_MAX: u32 = 3_600;
 /// How long a reserve waits for durable where the sale says nothing.
 const ACK_WAIT_MS: u32 = 1_000;
+/// Requests a second and gateway that the ledger decides while Redis is away, where the sale says nothing.
+const REDIS_DOWN_RATE: u32 = 1_000;
 /// Most attempts a second and user; rates travel in thousandths of 32 bits.
 const RATE_MAX: f64 = 1_000_000.0;
 /// The year 10000: what comes later has no RFC 3339.
@@ -29,16 +31,6 @@ type Units = Whole<1, 1_000_000>;
 type HoldSeconds = Whole<1, 2_592_000>;
 /// As long as `Prefer: wait` may ask for.
 type AckWaitMs = Whole<0, 30_000>;
-
-/// What serves the sale while Redis is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum RedisDown {
-    /// Nothing: reserve answers 503.
-    Refuse,
-    /// The ledger engine, which is not part of this version: 400.
-    Ledger,
-}
 
 /// A sale to be made.
 #[derive(Debug, Serialize, Deserialize, utoipa::ToSchema)]
@@ -77,7 +69,18 @@ pub(super) struct CreateBody {
     /// How long a reserve waits for durable by default; 1000 by default.
     #[schema(value_type = Option<i64>, minimum = 0, maximum = 30_000)]
     ack_wait_ms: Option<AckWaitMs>,
+    /// `refuse` by default. With `ledger` the sale goes on in the ledger while Redis is away, and its lanes bound what
+    /// they owe the ledger.
     redis_down: Option<RedisDown>,
+    /// Requests a second that each gateway has the ledger decide while Redis is away; 1000 by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000)]
+    redis_down_rate: Option<Units>,
+    /// Units that may be accepted and not durable, over all buckets, and are kept back while Redis is away; by default a
+    /// tenth of the allocation, in each bucket no less than 5 and than `perUserLimit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000)]
+    undurable_max: Option<Units>,
 }
 
 /// What is to change; what is not sent stays, null clears.
@@ -106,6 +109,13 @@ pub(super) struct PatchBody {
     #[serde(deserialize_with = "sent", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = RedisDown)]
     redis_down: Option<RedisDown>,
+    #[serde(deserialize_with = "sent", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = i64, minimum = 1, maximum = 1_000_000)]
+    redis_down_rate: Option<Units>,
+    /// Null: a tenth of the allocation.
+    #[serde(deserialize_with = "sent", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000)]
+    undurable_max: Option<Option<Units>>,
 }
 
 /// Why something is done to a sale.
@@ -120,7 +130,6 @@ pub(super) struct ActBody {
 impl CreateBody {
     /// The sale, checked as far as that needs no clock.
     pub(super) fn read(&self) -> Result<NewSale, Problem> {
-        check_redis_down(self.redis_down)?;
         check_rate(self.user_rate.as_ref())?;
         check_instant("startsAt", self.starts_at)?;
         check_instant("endsAt", self.ends_at)?;
@@ -155,6 +164,9 @@ impl CreateBody {
             starts_at: self.starts_at,
             ends_at: self.ends_at,
             ack_wait_ms: self.ack_wait_ms.map_or(ACK_WAIT_MS, AckWaitMs::get_u32),
+            redis_down: self.redis_down.unwrap_or_default(),
+            redis_down_rate: self.redis_down_rate.map_or(REDIS_DOWN_RATE, Units::get_u32),
+            undurable_max: self.undurable_max.map(Units::get_u32),
         })
     }
 }
@@ -162,7 +174,6 @@ impl CreateBody {
 impl PatchBody {
     /// The patch, checked as far as that needs neither the sale nor a clock.
     pub(super) fn read(&self) -> Result<SalePatch, Problem> {
-        check_redis_down(self.redis_down)?;
         check_rate(self.user_rate.as_ref().and_then(Option::as_ref))?;
         check_instant("endsAt", self.ends_at.flatten())?;
         Ok(SalePatch {
@@ -172,6 +183,9 @@ impl PatchBody {
             hold_ms: self.hold_seconds.map(|hold| hold.get_u32() * 1_000),
             ends_at: self.ends_at,
             ack_wait_ms: self.ack_wait_ms.map(AckWaitMs::get_u32),
+            redis_down: self.redis_down,
+            redis_down_rate: self.redis_down_rate.map(Units::get_u32),
+            undurable_max: self.undurable_max.map(|max| max.map(Units::get_u32)),
         })
     }
 }
@@ -187,16 +201,6 @@ pub(super) fn hold_too_long(max_seconds: u32) -> Problem {
         "holdSeconds",
         format!("must be at most maxHoldSeconds, which is {max_seconds}"),
     )
-}
-
-fn check_redis_down(choice: Option<RedisDown>) -> Result<(), Problem> {
-    match choice {
-        Some(RedisDown::Ledger) => Err(Problem::invalid(
-            "redisDown",
-            "the ledger engine is not part of this version; a sale refuses while Redis is away",
-        )),
-        Some(RedisDown::Refuse) | None => Ok(()),
-    }
 }
 
 fn check_rate(rate: Option<&Object<UserRate>>) -> Result<(), Problem> {

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::ask::RedisDown;
 use crate::domain::lane::LaneNo;
-use crate::domain::sale::{Sale, SaleState, UserRate};
+use crate::domain::sale::{RedisDown, Sale, SaleState, UserRate};
 use crate::domain::time::Millis;
 use crate::flash::LaneFigures;
 use crate::http::Gateway;
@@ -38,6 +37,15 @@ pub(super) struct SaleBody {
     max_hold_seconds: u32,
     ack_wait_ms: u32,
     redis_down: RedisDown,
+    /// Requests a second that each gateway has the ledger decide while Redis is away; of a sale with `redisDown` `ledger`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis_down_rate: Option<u32>,
+    /// Units that may be accepted and not durable, over all buckets; likewise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    undurable_max: Option<u64>,
+    /// While Redis is away and the ledger serves the sale: where. Left out where all is as it should be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fallback: Option<Fallback>,
     counts: Counts,
     refused: Refused,
     /// Reservations in the sale's lanes that wait for the ledger.
@@ -53,6 +61,16 @@ pub(super) struct SaleBody {
 struct Bucket {
     lane: u16,
     remaining: i64,
+}
+
+/// What the ledger serves of a sale while Redis is away.
+#[derive(Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "camelCase")]
+struct Fallback {
+    /// The lanes whose buyers it serves.
+    lanes: Vec<u16>,
+    /// Units that are kept back there, for what Redis may have accepted before.
+    kept_back: i64,
 }
 
 /// Units, cumulative.
@@ -130,6 +148,7 @@ async fn lag_ms(gateway: &Gateway, sale: &Sale, live: &[LaneFigures]) -> Result<
 
 fn assemble(sale: &Sale, figures: &SaleFigures, live: Option<&[LaneFigures]>, lag_ms: i64) -> SaleBody {
     let buckets = buckets(sale, figures, live);
+    let falls_back = sale.redis_down == RedisDown::Ledger;
     let (mut accepted, mut queue_depth) = (figures.durable + figures.rejected, 0);
     if let Some(live) = live {
         accepted = accepted.max(live.iter().map(|f| f.taken).sum());
@@ -154,7 +173,10 @@ fn assemble(sale: &Sale, figures: &SaleFigures, live: Option<&[LaneFigures]>, la
         hold_seconds: sale.hold_ms / 1_000,
         max_hold_seconds: sale.hold_max_ms / 1_000,
         ack_wait_ms: sale.ack_wait_ms,
-        redis_down: RedisDown::Refuse,
+        redis_down: sale.redis_down,
+        redis_down_rate: falls_back.then_some(sale.redis_down_rate),
+        undurable_max: falls_back.then(|| u64::from(sale.lane_undurable_max()) * sale.lanes.len() as u64),
+        fallback: fallback(sale, figures).filter(|_| falls_back),
         counts: Counts {
             accepted,
             durable: figures.durable,
@@ -172,6 +194,17 @@ fn assemble(sale: &Sale, figures: &SaleFigures, live: Option<&[LaneFigures]>, la
         lag_ms,
         drift: figures.drift,
     }
+}
+
+fn fallback(sale: &Sale, figures: &SaleFigures) -> Option<Fallback> {
+    let aside = figures.buckets.iter().filter(|bucket| bucket.fallback);
+    let (lanes, kept_back) = aside
+        .map(|bucket| (bucket.lane.0, bucket.kept_back))
+        .unzip::<_, _, Vec<_>, Vec<_>>();
+    (!lanes.is_empty() && has_lanes(sale)).then(|| Fallback {
+        lanes,
+        kept_back: kept_back.iter().sum(),
+    })
 }
 
 /// Redis' counters, else the ledger's; none before the start and after the end.

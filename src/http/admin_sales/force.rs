@@ -52,8 +52,8 @@ pub(super) async fn delivered(gateway: &Gateway, grants: &[GrantTicket], deadlin
         let mut heard = heard.into_iter();
         left.retain(|_| !heard.next().unwrap_or(false));
         let ids: Vec<i64> = left.iter().map(|ticket| ticket.grant_id).collect();
-        let rows = gateway.ledger.grants_left(&ids).await?;
-        left.retain(|ticket| rows.iter().any(|row| row.grant_id == ticket.grant_id));
+        let rows = gateway.ledger.grants_not_in_force(&ids).await?;
+        left.retain(|ticket| rows.contains(&ticket.grant_id));
         if !left.is_empty() && Instant::now() >= deadline {
             return Ok(false);
         }

@@ -130,7 +130,7 @@ async fn act_on_sale(
     };
     let key = author.key(&format!("sale {}", action.as_str()), id.as_str(), &body)?;
     let acted = match gateway.ledger.act(&id, action, &author.by(), key.as_ref()).await? {
-        ActAnswer::Done(acted) => acted,
+        ActAnswer::Done(acted) => *acted,
         ActAnswer::Unknown => return Err(unknown(&id)),
         ActAnswer::Invalid(state) => return Err(invalid_state(action.as_str(), state)),
         ActAnswer::KeyReused => return Err(key_reused()),

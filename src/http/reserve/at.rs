@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answer::{Answered, not_live};
+use super::fallback::{self, Decided};
 use super::request::{Asked, Wish};
 use super::route::{OffSale, RouteAsk, Routed, Way};
 use super::{CHANGE_LOOK, CHANGE_WITHIN, changing, settle};
@@ -98,11 +99,18 @@ async fn in_lane(
     }
     let slip = asked.slip(&sale.item, wish.quantity);
     let watches = prefer.wait_or(CHANGE_WITHIN) > Duration::ZERO;
-    let outcome = gateway
-        .flash
-        .reserve(&sale, &slip, watches)
-        .await
-        .map_err(unavailable)?;
+    let outcome = match fallback::decide(gateway, &sale, &slip, watches).await? {
+        Decided::Said(outcome) => outcome,
+        Decided::Durable {
+            id,
+            created_at,
+            expires_at,
+        } => {
+            let reservation = asked.reserved(&sale, wish.quantity, id, created_at, expires_at);
+            let answer = TakeAnswer::Taken(reservation);
+            return settle::taken(gateway, answer, started).await.map(Some);
+        }
+    };
     if gateway.routes.is_outdated(&sale, &slip, outcome.set) && !fresh {
         // The lane has settings that came after ours: how long to wait may be among them.
         gateway.routes.forget(ask);

@@ -5,6 +5,7 @@ mod at;
 mod cart;
 mod choose;
 mod earlier;
+mod fallback;
 mod part;
 mod request;
 mod route;
@@ -20,6 +21,7 @@ use utoipa_axum::routes;
 
 pub(super) use self::choose::Choice;
 pub(super) use self::earlier::Earlier;
+pub(super) use self::fallback::Ceilings;
 pub(super) use self::route::{RouteAsk, Routes};
 
 use self::answer::{Answered, in_verb, reserved};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::answer::Told;
-use super::at::{Not, not_selling, unavailable};
+use super::at::{Not, not_selling};
+use super::fallback::{self, Decided};
 use super::request::Asked;
 use super::settle;
 use crate::domain::outcome::{Decision, Durability};
@@ -47,9 +48,10 @@ pub(super) async fn hold(
     started: Instant,
 ) -> Part {
     let slip = asked.part(&sale.item, quantity, sale.hold_max_ms);
-    let outcome = match gateway.flash.reserve(sale, &slip, true).await {
-        Ok(outcome) => outcome,
-        Err(error) => return Part::Failed(unavailable(error)),
+    let outcome = match fallback::decide(gateway, sale, &slip, true).await {
+        Ok(Decided::Said(outcome)) => outcome,
+        Ok(Decided::Durable { id, .. }) => return Part::Held(id),
+        Err(problem) => return Part::Failed(problem),
     };
     match not_selling(sale, fresh, &outcome, started) {
         Some(Not::Live(problem) | Not::Yet(problem)) => return Part::Failed(problem),

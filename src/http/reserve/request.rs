@@ -9,7 +9,11 @@ use crate::domain::entry::{Slip, SlipKeys};
 use crate::domain::id::{Item, LocationId, OrderId, Sku, UserId};
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::quantity::{QUANTITY_MAX, Quantity};
+use crate::domain::reservation::{Ack, Line, Reservation, Status};
+use crate::domain::reservation_id::ReservationId;
+use crate::domain::sale::Sale;
 use crate::domain::text::Text;
+use crate::domain::time::Millis;
 use crate::domain::trace::TraceId;
 use crate::http::problem::Problem;
 
@@ -230,6 +234,33 @@ impl Asked {
             fingerprint: self.fingerprint,
         };
         Slip::new(&self.order, self.user.as_ref(), quantity, self.ttl_ms, keys, self.trace)
+    }
+
+    /// As the ledger has it, made in a lane's place.
+    pub(super) fn reserved(
+        &self,
+        sale: &Sale,
+        quantity: Quantity,
+        id: ReservationId,
+        created_at: Millis,
+        expires_at: Millis,
+    ) -> Reservation {
+        Reservation {
+            id,
+            order: self.order.clone(),
+            user: self.user.clone(),
+            lines: vec![Line {
+                item: sale.item.clone(),
+                quantity: quantity.into(),
+            }],
+            status: Status::Reserved,
+            cause: None,
+            first: None,
+            ack: Ack::Durable,
+            expires_at,
+            created_at,
+            updated_at: created_at,
+        }
     }
 
     /// As a line of a cart travels to its lane: held for a few seconds, under a key that every repeat of the cart

@@ -165,10 +165,10 @@ impl Routes {
         };
         let Some(sale) = sale else { return off_sale(None) };
         match sale.state {
-            SaleState::Ended if !sale.drained => Ok(Way::Draining(Arc::new(sale))),
+            SaleState::Ended if !sale.drained => Ok(Way::Draining(Arc::from(sale))),
             SaleState::Draft | SaleState::Ended => off_sale(Some((sale.no, sale.state))),
             SaleState::Live | SaleState::Paused | SaleState::Frozen if in_lanes(&sale) => {
-                let sale = Arc::new(sale);
+                let sale: Arc<Sale> = Arc::from(sale);
                 self.keep(ask, KeptTo::Sale(Arc::clone(&sale)));
                 Ok(Way::Sale(Routed { sale, fresh: true }))
             }

@@ -176,6 +176,10 @@ pub(super) fn refusal(decision: Decision) -> Problem {
             Code::LedgerUnavailable,
             "as many reservations wait for the ledger as may; nothing was taken",
         ),
+        Decision::Behind => Problem::new(
+            Code::Overloaded,
+            "as many units of the sale wait for the ledger as may; nothing was taken",
+        ),
         Decision::NotLive(_) | Decision::Reserved { .. } | Decision::Replayed(_) | Decision::Ended(_) => {
             Problem::internal("this is no refusal")
         }

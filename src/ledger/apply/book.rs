@@ -10,6 +10,7 @@ use sqlx::PgConnection;
 
 use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
+use crate::domain::sale::LaneSettings;
 use crate::ledger::LedgerError;
 use crate::ledger::sale_row::read_item;
 
@@ -23,6 +24,8 @@ pub(in crate::ledger) struct Book {
     pub(super) open: bool,
     /// Units free.
     pub(super) counter: i64,
+    /// Units reserved before it was read, cumulative.
+    durable_before: i64,
     /// Units reserved since it was read.
     pub(super) durable: i64,
     /// Units refused, cumulative.
@@ -31,9 +34,22 @@ pub(in crate::ledger) struct Book {
     pub(super) drift: i64,
     /// Units a user may hold and have bought.
     pub(super) limit: Option<u32>,
+    /// Units accepted and not durable that the lane may have; 0: no bound.
+    pub(super) undurable_max: u32,
 }
 
 impl Book {
+    /// Follows settings that the lane has got.
+    pub(super) fn follow(&mut self, settings: &LaneSettings) {
+        self.limit = Some(settings.per_user_limit).filter(|limit| *limit > 0);
+        self.undurable_max = settings.undurable_max;
+    }
+
+    /// Units that the lane has taken up to the cursor, cumulative, whatever became of them.
+    fn settled(&self) -> i64 {
+        self.durable_before + self.durable + self.rejected
+    }
+
     /// Takes up to `units` off our counter; what it lacks, Redis took of units that are not there.
     pub(super) fn take(&mut self, units: i64) -> i64 {
         let funded = units.min(self.counter);
@@ -54,7 +70,9 @@ struct Row {
     location_id: String,
     created_at: DateTime<Utc>,
     counter: Option<i64>,
+    durable: Option<i64>,
     rejected: Option<i64>,
+    undurable_max: Option<i64>,
     drift: Option<i64>,
     per_user_limit: Option<i32>,
 }
@@ -64,7 +82,8 @@ impl Books {
     pub(super) async fn read(tx: &mut PgConnection, lane: LaneNo, sales: &[i32]) -> Result<Self, LedgerError> {
         let rows: Vec<Row> = sqlx::query_as(
             "-- apply.books
-             SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, b.counter, b.rejected, b.drift, b.per_user_limit
+             SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, b.counter, b.durable, b.rejected, b.drift, b.per_user_limit,
+                 b.undurable_max
              FROM sale s LEFT JOIN sale_bucket b ON b.sale_no = s.sale_no AND b.lane = $1
              WHERE s.sale_no = ANY($2)",
         )
@@ -78,10 +97,12 @@ impl Books {
                 created_at: row.created_at,
                 open: row.counter.is_some(),
                 counter: row.counter.unwrap_or(0),
+                durable_before: row.durable.unwrap_or(0),
                 durable: 0,
                 rejected: row.rejected.unwrap_or(0),
                 drift: row.drift.unwrap_or(0),
                 limit: row.per_user_limit.and_then(|limit| u32::try_from(limit).ok()),
+                undurable_max: row.undurable_max.and_then(|max| u32::try_from(max).ok()).unwrap_or(0),
             };
             Ok((row.sale_no, book))
         };
@@ -120,14 +141,15 @@ impl Books {
         let column = |pick: fn(&Book) -> i64| open.iter().map(|(_, book)| pick(book)).collect::<Vec<i64>>();
         sqlx::query(
             "-- apply.write_books
-             INSERT INTO sale_bucket (sale_no, lane, counter, durable, rejected, drift, per_user_limit)
-             SELECT sale_no, $1, counter, durable, rejected, drift, per_user_limit
-             FROM UNNEST($2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int4[])
-                  AS b(sale_no, counter, durable, rejected, drift, per_user_limit)
+             INSERT INTO sale_bucket (sale_no, lane, counter, durable, rejected, drift, per_user_limit, undurable_max)
+             SELECT sale_no, $1, counter, durable, rejected, drift, per_user_limit, undurable_max
+             FROM UNNEST($2::int4[], $3::int8[], $4::int8[], $5::int8[], $6::int8[], $7::int4[], $8::int8[])
+                  AS b(sale_no, counter, durable, rejected, drift, per_user_limit, undurable_max)
              ORDER BY sale_no
              ON CONFLICT (sale_no, lane) DO UPDATE SET counter = excluded.counter,
                  durable = sale_bucket.durable + excluded.durable, rejected = excluded.rejected,
-                 drift = excluded.drift, per_user_limit = excluded.per_user_limit",
+                 drift = excluded.drift, per_user_limit = excluded.per_user_limit,
+                 undurable_max = excluded.undurable_max",
         )
         .bind(lane.to_i16())
         .bind(open.iter().map(|(sale_no, _)| *sale_no).collect::<Vec<_>>())
@@ -140,9 +162,16 @@ impl Books {
                 .map(|(_, book)| book.limit.and_then(|limit| i32::try_from(limit).ok()))
                 .collect::<Vec<_>>(),
         )
+        .bind(column(|book| book.undurable_max.into()))
         .execute(&mut *tx)
         .await?;
         Ok(())
+    }
+
+    /// Of sales that bound what they owe the ledger: units taken up to the cursor, cumulative.
+    pub(super) fn settled(&self) -> Vec<(i32, i64)> {
+        let bound = self.iter().filter(|(_, book)| book.open && book.undurable_max > 0);
+        bound.map(|(sale_no, book)| (sale_no, book.settled())).collect()
     }
 }
 

@@ -71,6 +71,7 @@ pub(in crate::ledger) struct Tally {
     pub(in crate::ledger) refused: Vec<Refused>,
     pub(in crate::ledger) drift: Vec<Drift>,
     pub(in crate::ledger) grants_for: Vec<LaneNo>,
+    pub(in crate::ledger) settled: Vec<(i32, i64)>,
 }
 
 pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> Result<Carried, LedgerError> {
@@ -138,6 +139,7 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
         refused: decided.refused(&asks),
         drift: decided.drift,
         grants_for,
+        settled: books.settled(),
     }))
 }
 

@@ -234,9 +234,9 @@ impl<'a> Judge<'_, 'a> {
             Grant::End { quantity, .. } => book.counter += i64::from(*quantity),
             Grant::Open(settings) => {
                 book.open = true;
-                book.limit = Some(settings.per_user_limit).filter(|limit| *limit > 0);
+                book.follow(settings);
             }
-            Grant::Settings(settings) => book.limit = Some(settings.per_user_limit).filter(|limit| *limit > 0),
+            Grant::Settings(settings) => book.follow(settings),
             Grant::Take { target, .. } => {
                 let units = book.take(delivered.outcome.into());
                 match target {

@@ -14,6 +14,7 @@ mod carry;
 mod decide;
 mod delivered;
 mod held;
+mod own;
 mod quarantined;
 mod store;
 mod subject;
@@ -33,6 +34,7 @@ use crate::domain::reservation_id::IdKey;
 
 pub(super) use ask::{fault, ids as reservation_ids};
 pub(super) use carry::{Carried, Part, Work, carry};
+pub(super) use own::{Own, write_own};
 pub(super) use trial::{POISON_MAX, Poison, Trial};
 
 /// Queue entries of one lane, in order, that follow its cursor.
@@ -84,6 +86,8 @@ pub struct Done {
     pub drift: Vec<Drift>,
     /// Lanes that have new grants to number.
     pub grants_for: Vec<LaneNo>,
+    /// Of the batch's sales that bound what they owe the ledger: units taken up to the cursor, cumulative.
+    pub settled: Vec<(i32, i64)>,
 }
 
 /// A reservation that Redis accepted and the ledger refused.
@@ -176,6 +180,7 @@ impl Trial for Batch<'_> {
             refused: tally.refused,
             drift: tally.drift,
             grants_for: tally.grants_for,
+            settled: tally.settled,
         }))
     }
 }

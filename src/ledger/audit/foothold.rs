@@ -15,6 +15,8 @@ pub struct Foothold {
     pub epoch: Epoch,
     /// It is open and settled at that generation; else a recovery is under way, or is due.
     pub open: bool,
+    /// The ledger alone decides for it, since Redis is away.
+    pub fallback: bool,
     /// The last durable entry.
     pub cursor: Cursor,
     /// Number of the last grant whose delivery is durable.
@@ -131,7 +133,8 @@ impl Ledger {
 pub(super) async fn foothold(tx: &mut PgConnection, lane: LaneNo) -> Result<(Foothold, Option<String>), LedgerError> {
     let row: LaneRow = sqlx::query_as(
         "-- audit.lane
-         SELECT l.lane, l.epoch, l.state = 'open' AS open, l.cursor_epoch, l.cursor_seq, l.cursor_nonce,
+         SELECT l.lane, l.epoch, l.state = 'open' AS open,
+             (l.state = 'closed' AND l.fallback_epoch = l.epoch) IS TRUE AS fallback, l.cursor_epoch, l.cursor_seq, l.cursor_nonce,
              l.cursor_total, l.grant_no, l.owner, g.name AS owner_name, l.cursor_at
          FROM lane l LEFT JOIN gateway g ON g.gateway_id = l.owner WHERE l.lane = $1",
     )
@@ -150,6 +153,7 @@ pub(super) async fn foothold(tx: &mut PgConnection, lane: LaneNo) -> Result<(Foo
     let foothold = Foothold {
         epoch: row.epoch,
         open: row.open && row.cursor.epoch == row.epoch,
+        fallback: row.fallback,
         cursor: row.cursor,
         delivered,
     };

@@ -9,7 +9,7 @@ use super::{Finding, Halves, LOOKS, PAUSE, VerifyError, in_both, may_pass};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::domain::grant::Grant;
 use crate::domain::lane::LaneNo;
-use crate::flash::{Flash, LaneMeta};
+use crate::flash::{Flash, FlashError, LaneMeta};
 use crate::ledger::Ledger;
 use crate::ledger::audit::repair::Repair;
 use crate::ledger::audit::{BucketView, Foothold, LaneView};
@@ -23,6 +23,10 @@ enum Look {
     },
     /// It is closed here, and sells nothing.
     Idle,
+    /// The ledger alone decides for it: there is nothing to compare it with.
+    Aside,
+    /// It sells nothing, and can't be asked.
+    Unreached,
     /// It is closed, gone, or at another epoch in Redis; the ledger has it so.
     Elsewhere(Foothold, Option<LaneMeta>),
     /// An entry in flight must be durable first.
@@ -42,6 +46,17 @@ pub(super) async fn compare(
     let view = loop {
         match look(ledger, flash, lane).await {
             Ok(Look::Idle) => return Ok(halves),
+            Ok(Look::Aside) => {
+                let what = "is left to the ledger while Redis is away: there is nothing to compare it with";
+                halves.notes.push(format!("lane {lane} {what}"));
+                return Ok(halves);
+            }
+            Ok(Look::Unreached) if Instant::now() >= until => {
+                halves
+                    .notes
+                    .push(format!("lane {lane} sells nothing and can't be asked"));
+                return Ok(halves);
+            }
             Ok(Look::Compared { findings, notes, view }) => {
                 looks += 1;
                 let findings = in_both(last.as_deref(), findings);
@@ -61,7 +76,7 @@ pub(super) async fn compare(
                 return Ok(halves);
             }
             Err(error) if !may_pass(&error) || Instant::now() >= until => return Err(error),
-            Ok(Look::Elsewhere(..) | Look::Unsettled(_)) | Err(_) => {}
+            Ok(Look::Elsewhere(..) | Look::Unsettled(_) | Look::Unreached) | Err(_) => {}
         }
         tokio::time::sleep(PAUSE).await;
     };
@@ -84,8 +99,12 @@ pub(super) async fn compare(
 async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, VerifyError> {
     let view = ledger.lane_view(lane).await?;
     let foothold = view.foothold;
+    if foothold.fallback {
+        return Ok(Look::Aside);
+    }
+    let sells_nothing = view.buckets.iter().all(|bucket| !bucket.present);
     if !foothold.open {
-        return Ok(if view.buckets.iter().all(|bucket| !bucket.present) {
+        return Ok(if sells_nothing {
             Look::Idle
         } else {
             Look::Elsewhere(foothold, None)
@@ -97,7 +116,12 @@ async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, Veri
     sales.push(0);
     for sale_no in sales {
         let mut effects = Effects::default();
-        let seen = match follow(flash, lane, sale_no, &foothold, &[], |entry| effects.add(entry)).await? {
+        let followed = follow(flash, lane, sale_no, &foothold, &[], |entry| effects.add(entry)).await;
+        let seen = match followed {
+            Err(FlashError::Unavailable(_)) if sells_nothing => return Ok(Look::Unreached),
+            followed => followed?,
+        };
+        let seen = match seen {
             Followed::Here(seen) => seen,
             Followed::NotHere(meta) => return Ok(Look::Elsewhere(foothold, meta)),
             Followed::Broken(broken) => {

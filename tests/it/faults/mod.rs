@@ -4,6 +4,7 @@
 
 pub(crate) mod crowd;
 mod empty_redis;
+mod fallback;
 mod gateways;
 mod killed_redis;
 mod lost_reply;

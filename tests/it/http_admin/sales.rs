@@ -210,7 +210,9 @@ async fn a_sale_is_checked_field_by_field() {
         ("endsAt", json!("2020-01-01T00:00:00Z"), "endsAt"),
         ("startsAt", json!("tomorrow"), "startsAt"),
         ("ackWaitMs", json!(30_001), "ackWaitMs"),
-        ("redisDown", json!("ledger"), "redisDown"),
+        ("redisDown", json!("maybe"), "redisDown"),
+        ("redisDownRate", json!(0), "redisDownRate"),
+        ("undurableMax", json!(1_000_001), "undurableMax"),
         ("colour", json!("red"), "colour"),
         ("saleId", json!("a b"), "saleId"),
     ] {
@@ -237,7 +239,7 @@ async fn a_sale_is_checked_field_by_field() {
         ("holdSeconds", json!(3601)),
         ("allocation", json!(null)),
         ("endsAt", json!("2020-01-01T00:00:00Z")),
-        ("redisDown", json!("ledger")),
+        ("redisDown", json!(null)),
         ("userRate", json!([1, 1])),
         ("startsAt", json!(null)),
     ] {

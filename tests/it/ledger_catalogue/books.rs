@@ -3,7 +3,7 @@
 use flashgate::domain::grant::Grant;
 use flashgate::domain::id::{Item, LocationId, SaleId};
 use flashgate::domain::lane::LaneNo;
-use flashgate::domain::sale::SaleAction;
+use flashgate::domain::sale::{RedisDown, SaleAction};
 use flashgate::domain::trace::TraceId;
 use flashgate::ledger::Ledger;
 use flashgate::ledger::adjust::{Adjust, Adjusted, Reason};
@@ -97,6 +97,9 @@ pub(super) fn sale_of(id: &str, allocation: i64) -> NewSale {
         starts_at: None,
         ends_at: None,
         ack_wait_ms: 1_000,
+        redis_down: RedisDown::Refuse,
+        redis_down_rate: 1_000,
+        undurable_max: None,
     }
 }
 
@@ -146,7 +149,7 @@ impl Books {
 
     pub(super) async fn act(&self, id: &str, action: SaleAction) -> Acted {
         match self.ledger.act(&sale_id(id), action, &ann(), None).await.expect("acts") {
-            ActAnswer::Done(acted) => acted,
+            ActAnswer::Done(acted) => *acted,
             other => panic!("{action:?}: {other:?}"),
         }
     }

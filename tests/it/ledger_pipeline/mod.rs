@@ -1,6 +1,7 @@
 //! The road from a lane's queue into the ledger, and back by grants.
 
 mod decided;
+mod fallback;
 mod granted;
 mod lanes;
 mod model;

@@ -2,6 +2,7 @@
 
 use flashgate::domain::id::{Item, SaleId};
 use flashgate::domain::reservation::{Ending, Status};
+use flashgate::domain::sale::RedisDown;
 use flashgate::domain::time::Millis;
 use flashgate::ledger::sale::NewSale;
 use flashgate::ledger::{EndAnswer, HOLD_MAX_MS, Short, TakeAnswer, TakeAsk};
@@ -155,6 +156,9 @@ fn sale_of(item: &Item, starts_at: Option<Millis>) -> NewSale {
         starts_at,
         ends_at: None,
         ack_wait_ms: 1_000,
+        redis_down: RedisDown::Refuse,
+        redis_down_rate: 1_000,
+        undurable_max: None,
     }
 }
 

@@ -6,7 +6,7 @@ use flashgate::domain::entry::Slip;
 use flashgate::domain::id::{Item, LocationId, SaleId, Sku};
 use flashgate::domain::key::{Fingerprint, KeyHash};
 use flashgate::domain::lane::LaneNo;
-use flashgate::domain::sale::{Sale, SaleState};
+use flashgate::domain::sale::{RedisDown, Sale, SaleState};
 use flashgate::domain::trace::TraceId;
 
 /// A request to buy, in the words of a client.
@@ -95,6 +95,9 @@ pub(crate) fn sale(no: i32, lanes: &[LaneNo]) -> Arc<Sale> {
         starts_at: None,
         ends_at: None,
         ack_wait_ms: 0,
+        redis_down: RedisDown::Refuse,
+        redis_down_rate: 1_000,
+        undurable_max: None,
         drained: false,
     })
 }

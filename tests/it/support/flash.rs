@@ -42,6 +42,7 @@ pub(crate) const OPEN: LaneSettings = LaneSettings {
     hold_ms: 60_000,
     hold_max_ms: 3_600_000,
     ends_at_ms: 0,
+    undurable_max: 0,
 };
 
 /// Lanes, and a gateway that owns them.

@@ -4,7 +4,7 @@ use flashgate::domain::entry::{Entry, Slip};
 use flashgate::domain::id::{Item, LocationId, SaleId, Sku};
 use flashgate::domain::lane::{Cursor, LaneNo};
 use flashgate::domain::reservation_id::{IdKey, Place, ReservationId};
-use flashgate::domain::sale::{Sale, SaleAction};
+use flashgate::domain::sale::{RedisDown, Sale, SaleAction};
 use flashgate::domain::trace::TraceId;
 use flashgate::ledger::adjust::{Adjust, Adjusted, Reason};
 use flashgate::ledger::apply::{Applied, Batch, Done};
@@ -39,7 +39,7 @@ pub(crate) struct Lane {
     pub(crate) durable: Cursor,
 }
 
-fn by() -> By {
+pub(crate) fn by() -> By {
     By {
         operator: Some("ann".into()),
         trace: Some(TraceId([7; 16])),
@@ -144,6 +144,9 @@ impl Desk {
             starts_at: None,
             ends_at: None,
             ack_wait_ms: 1_000,
+            redis_down: RedisDown::Refuse,
+            redis_down_rate: 1_000,
+            undurable_max: None,
         };
         match self.ledger.create_sale(&new, &by(), None).await.expect("creates") {
             Created::Done(_) => self.act(name, SaleAction::Start).await.sale,
@@ -154,7 +157,7 @@ impl Desk {
     pub(crate) async fn act(&self, sale: &str, action: SaleAction) -> Acted {
         let id = SaleId::try_from(sale).expect("a sale id");
         match self.ledger.act(&id, action, &by(), None).await.expect("acts") {
-            ActAnswer::Done(acted) => acted,
+            ActAnswer::Done(acted) => *acted,
             other => panic!("{action:?}: {other:?}"),
         }
     }
