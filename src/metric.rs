@@ -101,6 +101,11 @@ metrics_table! {
     RECONCILIATION_WAITING = "flashgate_reconciliation_waiting", Kind::Gauge, Count,
         "Differences in reports that wait for a person.";
 
+    SALES_FROZEN = "flashgate_sales_frozen_total", Kind::Counter, Count,
+        "Sales that froze by themselves, by `cause` (`oversell_attempt`, `drift`).";
+    SALES_FROZEN_WAITING = "flashgate_sales_frozen", Kind::Gauge, Count,
+        "Sales that froze by themselves and that nobody has unfrozen or stopped.";
+
     QUEUE_DEPTH = "flashgate_queue_depth", Kind::Gauge, Count,
         "Reservations not yet in the ledger, by `lane`.";
     QUEUE_LAG_SECONDS = "flashgate_queue_lag_seconds", Kind::Gauge, Seconds,

@@ -19,14 +19,17 @@ pub enum ReportKind {
     SellerFeed,
     /// Reservations with what became of their orders.
     OrderState,
+    /// Redis with the ledger, all the time.
+    Live,
 }
 
 impl ReportKind {
-    const ALL: [ReportKind; 4] = [
+    const ALL: [ReportKind; 5] = [
         ReportKind::Ledger,
         ReportKind::Warehouse,
         ReportKind::SellerFeed,
         ReportKind::OrderState,
+        ReportKind::Live,
     ];
 
     /// The word in reports and rows.
@@ -37,6 +40,7 @@ impl ReportKind {
             ReportKind::Warehouse => "warehouse",
             ReportKind::SellerFeed => "seller_feed",
             ReportKind::OrderState => "order_state",
+            ReportKind::Live => "live",
         }
     }
 
@@ -60,6 +64,8 @@ pub enum Review {
     NeedsDecision,
     /// The correction was begun, and nobody knows how it ended.
     Undecided,
+    /// No delta puts it right: a recovery does, or a person.
+    Unrepairable,
 }
 
 impl Review {
@@ -72,8 +78,46 @@ impl Review {
             Review::EventsIncomplete => "events_incomplete",
             Review::NeedsDecision => "needs_decision",
             Review::Undecided => "undecided",
+            Review::Unrepairable => "unrepairable",
         }
     }
+}
+
+/// Why a sale froze by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FreezeCause {
+    /// Redis gave out units that the ledger does not have.
+    OversellAttempt,
+    /// Redis and the ledger differ by more than is corrected without a person.
+    Drift,
+}
+
+impl FreezeCause {
+    /// The word in answers, rows and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FreezeCause::OversellAttempt => "oversell_attempt",
+            FreezeCause::Drift => "drift",
+        }
+    }
+
+    /// The cause with this word.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [FreezeCause::OversellAttempt, FreezeCause::Drift]
+            .into_iter()
+            .find(|cause| cause.as_str() == word)
+    }
+}
+
+/// Units by which a sale of this allocation may drift and be corrected while it sells: `units`, or `permille` thousandths
+/// of the allocation where that is more.
+#[must_use]
+pub fn drift_max(allocation: i64, units: i64, permille: u16) -> i64 {
+    let share = i128::from(allocation.max(0)) * i128::from(permille) / 1_000;
+    units.max(i64::try_from(share).unwrap_or(i64::MAX))
 }
 
 /// What to do about a counted line.
@@ -250,5 +294,16 @@ mod tests {
             assert_eq!(OrderState::parse(state.as_str()), Some(state));
         }
         assert_eq!(ReportKind::parse("redis"), None);
+        for cause in [FreezeCause::OversellAttempt, FreezeCause::Drift] {
+            assert_eq!(FreezeCause::parse(cause.as_str()), Some(cause));
+        }
+    }
+
+    #[test]
+    fn a_large_sale_may_drift_by_more() {
+        assert_eq!(drift_max(500, 10, 1), 10);
+        assert_eq!(drift_max(1_000_000, 10, 1), 1_000);
+        assert_eq!(drift_max(1_000_000, 0, 0), 0);
+        assert_eq!(drift_max(i64::MAX, 10, 1_000), i64::MAX);
     }
 }

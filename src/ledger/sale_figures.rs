@@ -4,6 +4,7 @@
 
 use super::{Ledger, LedgerError};
 use crate::domain::lane::LaneNo;
+use crate::domain::reconciliation::FreezeCause;
 use crate::domain::time::Millis;
 
 /// Figures of a sale.
@@ -23,6 +24,8 @@ pub struct SaleFigures {
     pub refused: Refusals,
     /// Counters in Redis minus ours.
     pub drift: i64,
+    /// Why it froze by itself.
+    pub frozen_for: Option<FreezeCause>,
     /// By lane, in the order of the sale's buckets; a lane that has not opened is missing.
     pub buckets: Vec<BucketFigures>,
 }
@@ -100,11 +103,17 @@ impl Ledger {
         .bind(sale_no)
         .fetch_all(&mut *connection)
         .await?;
+        let frozen_for: Option<Option<String>> =
+            sqlx::query_scalar("-- sale.read_frozen_for\nSELECT frozen_for FROM sale WHERE sale_no = $1")
+                .bind(sale_no)
+                .fetch_optional(&mut *connection)
+                .await?;
         let sum = |pick: fn(&BucketRow) -> i64| buckets.iter().map(pick).sum();
         let mut figures = SaleFigures {
             durable: sum(|b| b.durable),
             rejected: sum(|b| b.rejected),
             drift: sum(|b| b.drift),
+            frozen_for: frozen_for.flatten().as_deref().and_then(FreezeCause::parse),
             ..SaleFigures::default()
         };
         if let Some(tally) = tally {

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::grants::{NewGrant, add_grants};
 use super::once::{By, Claim, Key, claim};
 use super::post::post;
+use super::recon::keeps_frozen;
 use super::retry::retried;
 use super::sale::{Acted, Locked, LockedRow, escrow_movement, lock_sale, locked_columns};
 use super::sale_row::sale_columns;
@@ -36,6 +37,8 @@ pub enum ActAnswer {
     Unknown,
     /// It does not fit the sale's state.
     Invalid(SaleState),
+    /// An unfreeze has to wait for a person who settles what stands in these reports.
+    Unreconciled(Vec<Uuid>),
     /// The key belongs to another request.
     KeyReused,
 }
@@ -83,6 +86,9 @@ impl Ledger {
             return Ok(ActAnswer::Unknown);
         };
         let replayed = claimed != Claim::New;
+        if let Some(reports) = keeps_frozen(&mut tx, &kept.sale, action).await?.filter(|_| !replayed) {
+            return Ok(ActAnswer::Unreconciled(reports));
+        }
         let grants = match step(kept.sale.state, kept.sale.thaws_to, action) {
             _ if replayed => in_motion(&mut tx, kept.sale.no).await?,
             SaleStep::InForce => in_motion(&mut tx, kept.sale.no).await?,
@@ -246,7 +252,7 @@ async fn set_state(tx: &mut PgConnection, sale: &mut Sale, to: SaleState) -> Res
     sale.state = to;
     sqlx::query(
         "-- sale.set_state
-         UPDATE sale SET state = $2::sale_state, thaws_to = $3::sale_state,
+         UPDATE sale SET state = $2::sale_state, thaws_to = $3::sale_state, frozen_for = NULL,
              frozen_at = CASE WHEN $2 = 'frozen' THEN clock_timestamp() END, updated_at = clock_timestamp()
          WHERE sale_no = $1",
     )

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::domain::lane::LaneNo;
+use crate::domain::reconciliation::FreezeCause;
 use crate::domain::sale::{RedisDown, Sale, SaleState, UserRate};
 use crate::domain::time::Millis;
 use crate::flash::LaneFigures;
@@ -54,6 +55,9 @@ pub(super) struct SaleBody {
     lag_ms: i64,
     /// Units by which Redis' counters are above the ledger's.
     drift: i64,
+    /// Why it froze by itself; not there where it did not, or a person froze it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    frozen_for: Option<FreezeCause>,
 }
 
 /// Units of a sale in one lane.
@@ -193,6 +197,7 @@ fn assemble(sale: &Sale, figures: &SaleFigures, live: Option<&[LaneFigures]>, la
         queue_depth,
         lag_ms,
         drift: figures.drift,
+        frozen_for: figures.frozen_for,
     }
 }
 

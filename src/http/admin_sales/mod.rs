@@ -13,6 +13,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 use self::ask::{ActBody, CreateBody, PatchBody, ends_too_early, hold_too_long};
 use self::body::{SaleBody, show};
@@ -117,7 +118,7 @@ async fn get_sale(State(gateway): State<Arc<Gateway>>, Path(id): Path<SaleId>) -
     request_body = Option<ActBody>, responses(
         (status = 200, description = "In force; after `stop`, every unsold unit is back", body = SaleBody),
         (status = 404, description = "`UNKNOWN_SALE`"),
-        (status = 409, description = "`INVALID_SALE_STATE`"),
+        (status = 409, description = "`INVALID_SALE_STATE`; of an unfreeze with `reports` in which findings wait"),
 ))]
 async fn act_on_sale(
     State(gateway): State<Arc<Gateway>>,
@@ -133,6 +134,7 @@ async fn act_on_sale(
         ActAnswer::Done(acted) => *acted,
         ActAnswer::Unknown => return Err(unknown(&id)),
         ActAnswer::Invalid(state) => return Err(invalid_state(action.as_str(), state)),
+        ActAnswer::Unreconciled(reports) => return Err(unreconciled(&reports)),
         ActAnswer::KeyReused => return Err(key_reused()),
     };
     log(&author, &acted, action.as_str(), body.reason.as_ref());
@@ -226,6 +228,14 @@ fn invalid_state(action: &str, state: SaleState) -> Problem {
         format!("{action} does not fit a sale that is {state}"),
     )
     .with("state", state)
+}
+
+fn unreconciled(reports: &[Uuid]) -> Problem {
+    let reports: Vec<String> = reports.iter().map(Uuid::to_string).collect();
+    let detail = "findings of the sale wait for a person: repair or close them (`flashgate reconcile`), then unfreeze";
+    Problem::new(Code::InvalidSaleState, detail)
+        .with("state", SaleState::Frozen.as_str())
+        .with("reports", reports)
 }
 
 fn held_by_buyers(allocation: i64, held: i64) -> Problem {

@@ -13,7 +13,7 @@ use super::delivered::{delivered, subjects, take_rows};
 use super::held::Held;
 use super::subject::Subject;
 use super::trial::{POISON_MAX, Poison};
-use super::{Drift, Refused, quarantined, store};
+use super::{Drift, Refused, alarm, quarantined, store};
 use crate::domain::entry::{Body, Entry};
 use crate::domain::grant::Grant;
 use crate::domain::lane::LaneNo;
@@ -131,6 +131,10 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
     store::tallies(tx, &decided.ended).await?;
     quarantined::add(tx, work.lane, &asks, &decided).await?;
     add_grants(tx, &decided.grants).await?;
+    // What a lane that is rebuilt has too much of is gone with the rebuilding.
+    if !work.rebuild {
+        alarm::raise(tx, work.lane, &asks, &decided, &books).await?;
+    }
     let mut grants_for: Vec<LaneNo> = decided.grants.iter().map(|grant| grant.lane).collect();
     grants_for.sort_unstable();
     grants_for.dedup();

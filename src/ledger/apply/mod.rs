@@ -8,6 +8,7 @@
 //! `decide`, without I/O, between reading and writing. `trial` runs a transaction again where that helps, and finds
 //! the reservation that Postgres can't store.
 
+mod alarm;
 mod ask;
 mod book;
 mod carry;

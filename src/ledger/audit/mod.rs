@@ -11,6 +11,7 @@ mod carts;
 mod foothold;
 mod keys;
 mod lanes;
+mod live;
 mod movements;
 mod named;
 pub mod repair;

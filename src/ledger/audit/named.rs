@@ -59,7 +59,7 @@ async fn corrections(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
              ON k.counted = (r.count_id IS NOT NULL)
          CROSS JOIN LATERAL (SELECT k.reason, coalesce(r.count_id, r.report_id::text) AS reference_id) w
          LEFT JOIN inventory_event e USING (event_id)
-         WHERE event_id IS NOT NULL AND r.kind <> 'order_state'
+         WHERE event_id IS NOT NULL AND r.kind NOT IN ('order_state', 'live')
            AND (d.sku_id, d.location_id, w.reason, w.reference_id)
              IS DISTINCT FROM (e.sku_id, e.location_id, e.reason, e.reference_id)
          ORDER BY event_id LIMIT $1",

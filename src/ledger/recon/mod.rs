@@ -3,11 +3,13 @@
 //!
 //! Each run leaves a report. What differs is either corrected, by an event that the report names, or shown to a person
 //! with the reason. Nothing is overwritten: a balance moves by a difference, under its lock. What Redis holds is compared
-//! elsewhere (`worker::reconcile`).
+//! elsewhere (`worker::drift`); what that finds is written down here, and freezes sales.
 
 mod compare;
 mod count;
+mod freeze;
 mod judge;
+mod live;
 mod order_state;
 mod repair;
 mod report;
@@ -18,7 +20,10 @@ use uuid::Uuid;
 
 pub use compare::Compare;
 pub use count::{Count, Counted};
+pub use freeze::Frozen;
+pub(super) use freeze::keeps_frozen;
 pub use judge::Judged;
+pub use live::{LiveFound, OpenFinding};
 pub use order_state::OrderNews;
 pub use repair::Repaired;
 pub use report::{Discrepancy, Filter, OpenReport, Report};
@@ -39,15 +44,46 @@ pub struct Settings {
     #[arg(long, env = "FLASHGATE_CORRECT_UNITS_MAX", value_name = "UNITS", default_value_t = CORRECT_UNITS_MAX,
           value_parser = clap::value_parser!(i64).range(0..=1_000_000_000))]
     pub correct_units_max: i64,
+
+    /// Time between two comparisons of Redis with the ledger, by any gateway
+    #[arg(long, env = "FLASHGATE_COMPARE_EVERY_MS", value_name = "MS", default_value_t = COMPARE_EVERY_MS,
+          value_parser = clap::value_parser!(u32).range(100..=86_400_000))]
+    pub compare_every_ms: u32,
+
+    /// Buyers' records that one such comparison looks at; the next goes on from there
+    #[arg(long, env = "FLASHGATE_COMPARE_RECORDS_MAX", value_name = "COUNT", default_value_t = COMPARE_RECORDS_MAX,
+          value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
+    pub compare_records_max: u32,
+
+    /// Most units by which a sale may drift and be corrected while it sells; beyond that it is frozen
+    #[arg(long, env = "FLASHGATE_FREEZE_DRIFT_UNITS", value_name = "UNITS", default_value_t = FREEZE_DRIFT_UNITS,
+          value_parser = clap::value_parser!(i64).range(0..=1_000_000_000))]
+    pub freeze_drift_units: i64,
+
+    /// The same in thousandths of the allocation; the larger of the two counts
+    #[arg(long, env = "FLASHGATE_FREEZE_DRIFT_PERMILLE", value_name = "PERMILLE", default_value_t = FREEZE_DRIFT_PERMILLE,
+          value_parser = clap::value_parser!(u16).range(0..=1_000))]
+    pub freeze_drift_permille: u16,
 }
 
 /// Miscounts are small; what is larger is a pallet, a wrong file or a thief, and somebody should know.
 const CORRECT_UNITS_MAX: i64 = 100;
+/// A minute of a wrong counter is few units; a comparison at rest costs two statements and a script call a counter.
+const COMPARE_EVERY_MS: u32 = 60_000;
+/// Some seconds of one connection.
+const COMPARE_RECORDS_MAX: u32 = 50_000;
+/// A fault that keeps within these has little to lose by being put right while it sells.
+const FREEZE_DRIFT_UNITS: i64 = 10;
+const FREEZE_DRIFT_PERMILLE: u16 = 1;
 
 impl Default for Settings {
     fn default() -> Self {
         Settings {
             correct_units_max: CORRECT_UNITS_MAX,
+            compare_every_ms: COMPARE_EVERY_MS,
+            compare_records_max: COMPARE_RECORDS_MAX,
+            freeze_drift_units: FREEZE_DRIFT_UNITS,
+            freeze_drift_permille: FREEZE_DRIFT_PERMILLE,
         }
     }
 }

@@ -52,6 +52,7 @@ impl Ledger {
             }
             (ReportKind::Ledger, Some(item)) => self.repair_balance(report, item, by).await?,
             (ReportKind::OrderState, _) => self.repair_order(found, by).await?,
+            (ReportKind::Live, _) => Repaired::Left("it takes a comparison with Redis".to_owned()),
             _ => Repaired::Left("it names no item".to_owned()),
         };
         if let Repaired::Corrected { event_id, .. } = &repaired {

@@ -44,7 +44,7 @@ pub struct Report {
     /// When it ended; `null` while it runs, and where its process died.
     #[schema(value_type = Option<String>)]
     pub ended_at: Option<Millis>,
-    /// Items, lines or orders.
+    /// Items, lines, orders; counters and records.
     pub compared: i64,
     /// How much differed, whether it stands in `discrepancies` or not.
     pub different: i64,
@@ -74,7 +74,7 @@ pub struct Discrepancy {
     #[serde(rename = "reservationId", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub reservation: Option<ReservationId>,
-    /// Which figure of the balance: `on_hand`, `reserved` …
+    /// Which figure of the balance: `on_hand`, `reserved` …; in a report of kind `live`, which grant or entry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub figure: Option<String>,
     /// By the ledger's events, or by the order's state: units, or a word.
@@ -83,16 +83,28 @@ pub struct Discrepancy {
     pub found: Figure,
     /// What is the matter, in a word.
     pub cause: String,
-    /// Why it was not corrected by itself: `over_threshold`, `promised`, `events_incomplete`, `needs_decision` or
-    /// `undecided`.
+    /// Why it was not corrected by itself: `over_threshold`, `promised`, `events_incomplete`, `needs_decision`,
+    /// `undecided` or `unrepairable`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub review: Option<String>,
     /// `corrected`, `manual_review`, `superseded` or `closed`.
     pub status: String,
+    /// Of which sale, in a report of kind `live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sale_id: Option<String>,
+    /// In which lane.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lane: Option<i16>,
+    /// Whose record in Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buyer: Option<String>,
+    /// The correcting grant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant_id: Option<i64>,
     /// The correcting event.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_id: Option<i64>,
-    /// What the person said who closed it.
+    /// What the person said who closed it, or what was done about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
     /// Who repaired or closed it by hand.
@@ -174,6 +186,10 @@ struct DiscrepancyRow {
     event_id: Option<i64>,
     note: Option<String>,
     operator: Option<String>,
+    sale_id: Option<String>,
+    lane: Option<i16>,
+    buyer: Option<String>,
+    grant_id: Option<i64>,
 }
 
 impl Ledger {
@@ -353,6 +369,10 @@ impl From<DiscrepancyRow> for Discrepancy {
             event_id: row.event_id,
             note: row.note,
             operator: row.operator,
+            sale_id: row.sale_id,
+            lane: row.lane,
+            buyer: row.buyer,
+            grant_id: row.grant_id,
         }
     }
 }
