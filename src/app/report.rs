@@ -7,11 +7,13 @@ use uuid::Uuid;
 
 use super::halves::HalvesError;
 use crate::config;
+use crate::domain::reconciliation::ReportKind;
 use crate::domain::trace::TraceId;
 use crate::flash::Flash;
 use crate::ledger::once::By;
 use crate::ledger::recon::{Discrepancy, Repaired, Report};
 use crate::ledger::{Ledger, LedgerError};
+use crate::worker::reconcile::reconcile;
 
 /// Most reports that are named.
 const NAMED_MAX: i64 = 20;
@@ -53,12 +55,19 @@ pub(super) async fn run(
     id: Uuid,
     command: &config::Reconcile,
 ) -> Result<Shown, HalvesError> {
-    let mut report = ledger.report(id).await?.ok_or(HalvesError::NoReport(id))?;
+    let report = ledger.report(id).await?.ok_or(HalvesError::NoReport(id))?;
     let by = By {
         operator: Some(command.operator.clone()),
         trace: Some(TraceId(*Uuid::new_v4().as_bytes())),
     };
     let mut done = Vec::new();
+    let is_live = report.kind == ReportKind::Live;
+    if is_live && command.repair && report.waiting > 0 {
+        let repaired = reconcile(ledger, flash, true, &command.operator).await?;
+        done.extend(repaired.repaired.into_iter().chain(repaired.notes));
+        done.extend(repaired.left.iter().map(|left| format!("left: {left}")));
+        return again(ledger, id, done).await;
+    }
     for found in report.discrepancies.iter().filter(|found| found.status == WAITS) {
         if let Some(note) = &command.close {
             ledger.close_discrepancy(found.id, note, &by).await?;
@@ -72,9 +81,12 @@ pub(super) async fn run(
             done.push(format!("{}: {}", place(found), say(&repaired)));
         }
     }
-    if !done.is_empty() {
-        report = ledger.report(id).await?.ok_or(HalvesError::NoReport(id))?;
-    }
+    again(ledger, id, done).await
+}
+
+/// The report as it is after what was done.
+async fn again(ledger: &Ledger, id: Uuid, done: Vec<String>) -> Result<Shown, HalvesError> {
+    let report = ledger.report(id).await?.ok_or(HalvesError::NoReport(id))?;
     Ok(Shown { report, done })
 }
 
@@ -97,6 +109,9 @@ fn place(found: &Discrepancy) -> String {
         item.map(|(sku, location)| format!("{sku} at {location}")),
         found.order.as_ref().map(|order| format!("order {order}")),
         found.reservation.map(|id| format!("reservation {id}")),
+        found.sale_id.as_ref().map(|sale| format!("sale {sale}")),
+        found.lane.map(|lane| format!("lane {lane}")),
+        found.buyer.as_ref().map(|buyer| format!("buyer {buyer}")),
         found.figure.clone(),
     ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
@@ -125,6 +140,9 @@ impl fmt::Display for Shown {
             )?;
             if let Some(review) = found.review.as_ref().filter(|_| found.status == WAITS) {
                 write!(f, ", {review}")?;
+            }
+            if let Some(grant) = found.grant_id {
+                write!(f, ", grant {grant}")?;
             }
             if let Some(event) = found.event_id {
                 write!(f, ", event {event}")?;

@@ -4,6 +4,7 @@
 //! and stops. None trusts the nudge that woke it: it looks at the state.
 
 pub mod books;
+pub mod drift;
 pub mod expiry;
 pub mod fallback;
 pub mod granter;
@@ -89,7 +90,7 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     }
     if roles.reconcile {
         tasks.spawn(upkeep::run(context.clone()));
-        tasks.spawn(upkeep::compare(context.clone()));
+        tasks.spawn(drift::run(context.clone()));
         tasks.spawn(books::run(context.clone()));
     }
     tasks.close();

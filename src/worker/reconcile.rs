@@ -16,6 +16,8 @@ use crate::domain::reservation_id::ReservationId;
 use crate::flash::Flash;
 use crate::ledger::Ledger;
 use crate::ledger::audit::repair::Repair;
+use crate::ledger::once::By;
+use crate::ledger::recon::OpenFinding;
 use crate::metric;
 
 /// How long repairs may take to be in force and durable: a gateway does it in tens of ms, a takeover in seconds.
@@ -121,12 +123,46 @@ async fn repair_all(ledger: &Ledger, flash: &Flash, operator: &str) -> Result<Re
         let in_force = wait(ledger, &sent, &mut report.notes).await?;
         if sent.is_empty() || !in_force {
             report.end(halves);
+            if sent.is_empty() {
+                settle(ledger, &mut report, operator).await?;
+            }
             return Ok(report);
         }
     }
     let halves = compare_halves(ledger, flash).await?;
     report.end(halves);
+    settle(ledger, &mut report, operator).await?;
     Ok(report)
+}
+
+/// A person has compared everything: what waited and is not found any more is settled.
+async fn settle(ledger: &Ledger, report: &mut RepairReport, operator: &str) -> Result<(), VerifyError> {
+    let mut left = ledger.audit_live().await?;
+    left.extend(report.left.iter().cloned());
+    let (gone, open): (Vec<OpenFinding>, Vec<OpenFinding>) = ledger
+        .open_findings()
+        .await?
+        .into_iter()
+        .partition(|open| report.undecided.is_empty() && !left.iter().any(|difference| open.is_of(difference)));
+    let by = By {
+        operator: Some(operator.to_owned()),
+        trace: None,
+    };
+    ledger.settle_findings(&gone, &by).await?;
+    if !gone.is_empty() {
+        report
+            .notes
+            .push(format!("{} findings that waited are settled", gone.len()));
+    }
+    if open.is_empty() {
+        for (sale, cause) in ledger.frozen_for().await? {
+            let cause = cause.as_str();
+            report
+                .notes
+                .push(format!("sale {sale} froze by itself ({cause}) and may be unfrozen"));
+        }
+    }
+    Ok(())
 }
 
 impl RepairReport {
@@ -149,7 +185,11 @@ fn count(findings: &[Finding]) {
 
 /// What to send, once each. A record whose reservation the ledger lacks, although events tell of it, is left alone: there
 /// the ledger is wrong.
-async fn remedies(ledger: &Ledger, findings: &[Finding], notes: &mut Vec<String>) -> Result<Vec<Repair>, VerifyError> {
+pub(super) async fn remedies(
+    ledger: &Ledger,
+    findings: &[Finding],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Repair>, VerifyError> {
     let unknown: Vec<ReservationId> = findings
         .iter()
         .filter(|finding| finding.difference.kind == Kind::RecordUnknown)

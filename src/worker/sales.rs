@@ -1,7 +1,9 @@
-//! The sales' clock: starts and ends those that are due, finishes stops, and counts refusals.
+//! The sales' clock: starts and ends those that are due, freezes those with an alarm, finishes stops, and counts
+//! refusals.
 
 use std::time::Duration;
 
+use super::drift::tell_frozen;
 use super::{Context, repeat};
 use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
@@ -23,7 +25,7 @@ pub(crate) async fn run(context: Context) {
     .await;
 }
 
-/// One tick: what is due starts or ends, and stops that are under way go on. Returns when the next is due.
+/// One tick: what is due starts or ends, what oversold is frozen, and stops that are under way go on. Returns when the next is due.
 ///
 /// # Errors
 /// Postgres can't be asked.
@@ -33,6 +35,7 @@ pub async fn run_once(context: &Context) -> Result<Duration, LedgerError> {
         tracing::info!(sale = %acted.sale.id, state = acted.sale.state.as_str(), operator = "clock", "a sale's time has come");
         nudge(context, &acted.sale.lanes);
     }
+    tell_frozen(context, &context.ledger.heed_alarms().await?);
     for sale_no in context.ledger.draining().await? {
         context.ledger.finish_drain(sale_no).await?;
     }

@@ -57,14 +57,28 @@ impl<E: Into<VerifyError>> From<E> for Stop {
     }
 }
 
-/// Compares every record of a sale in a lane.
+/// How far a sale's records in a lane have been compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum At {
+    /// Not at all.
+    #[default]
+    Start,
+    /// Up to here of a scan of Redis.
+    Scan(String),
+    /// Redis knows no more; up to this buyer of the ledger.
+    Names(String),
+}
+
+/// Compares about `most` records of a sale in a lane from `at` on; returns where to go on, none where that was all.
 pub(super) async fn compare(
     ledger: &Ledger,
     flash: &Flash,
     lane: LaneNo,
     bucket: &BucketView,
     until: Instant,
-) -> Result<Halves, VerifyError> {
+    at: At,
+    most: usize,
+) -> Result<(Halves, Option<At>), VerifyError> {
     let records = Records {
         ledger,
         flash,
@@ -73,63 +87,61 @@ pub(super) async fn compare(
         until,
     };
     let mut halves = Halves::default();
-    match records.compare(&mut halves).await {
-        Ok(()) | Err(Stop::Gone) => Ok(halves),
+    match records.compare(&mut halves, at, most).await {
+        Ok(rest) => Ok((halves, rest)),
+        Err(Stop::Gone) => Ok((halves, None)),
         Err(Stop::Elsewhere) => {
             halves.undecided.push(format!(
                 "records of sale {} in lane {lane}: the lane is being recovered",
                 bucket.sale_id
             ));
-            Ok(halves)
+            Ok((halves, None))
         }
         Err(Stop::Failed(error)) => Err(error),
     }
 }
 
 impl Records<'_> {
-    async fn compare(&self, halves: &mut Halves) -> Result<(), Stop> {
+    async fn compare(&self, halves: &mut Halves, from: At, most: usize) -> Result<Option<At>, Stop> {
         let mut seen: HashSet<String> = HashSet::new();
         let mut suspects: BTreeSet<String> = BTreeSet::new();
-        let mut at = None;
-        loop {
-            let (buyers, next) = self.flash.scan_buyers(self.lane, self.bucket.sale_no, at).await?;
-            // A scan may tell a buyer twice.
+        let mut at = Some(from);
+        while let Some(here) = at.take_if(|_| seen.len() < most) {
+            let (buyers, next) = self.step(here, most).await?;
+            // A scan may tell a buyer twice, and the ledger tells those that Redis told.
             let new: Vec<String> = buyers.into_iter().filter(|buyer| seen.insert(buyer.clone())).collect();
             for page in new.chunks(PAGE) {
                 suspects.extend(suspicious(&self.page(page, &[]).await?));
             }
             at = next;
-            if at.is_none() {
-                break;
-            }
-        }
-        let in_flight = self.in_flight().await?;
-        let new: Vec<String> = in_flight
-            .into_iter()
-            .filter(|buyer| seen.insert(buyer.clone()))
-            .collect();
-        for page in new.chunks(PAGE) {
-            suspects.extend(suspicious(&self.page(page, &[]).await?));
-        }
-        let mut after = String::new();
-        loop {
-            let buyers = self
-                .ledger
-                .buyers_after(self.lane, self.bucket.sale_no, &after, NAMES)
-                .await?;
-            let Some(last) = buyers.last() else { break };
-            after.clone_from(last);
-            let new: Vec<String> = buyers.into_iter().filter(|buyer| seen.insert(buyer.clone())).collect();
-            for page in new.chunks(PAGE) {
-                suspects.extend(suspicious(&self.page(page, &[]).await?));
-            }
         }
         halves.buyers = i64::try_from(seen.len()).expect("no more than memory holds");
         let suspects: Vec<String> = suspects.into_iter().collect();
         for page in suspects.chunks(PAGE) {
             halves.findings.extend(self.again(page).await?);
         }
-        Ok(())
+        Ok(at)
+    }
+
+    /// Buyers with a record in Redis, then those in flight, then those of the ledger: some, and where to go on.
+    async fn step(&self, at: At, most: usize) -> Result<(Vec<String>, Option<At>), Stop> {
+        let sale_no = self.bucket.sale_no;
+        let scanned = match at {
+            At::Start => None,
+            At::Scan(at) => Some(at),
+            At::Names(after) => {
+                let limit = i64::try_from(most).unwrap_or(NAMES).min(NAMES);
+                let buyers = self.ledger.buyers_after(self.lane, sale_no, &after, limit).await?;
+                let next = buyers.last().map(|last| At::Names(last.clone()));
+                return Ok((buyers, next));
+            }
+        };
+        let (mut buyers, next) = self.flash.scan_buyers(self.lane, sale_no, scanned).await?;
+        if let Some(next) = next {
+            return Ok((buyers, Some(At::Scan(next))));
+        }
+        buyers.extend(self.in_flight().await?);
+        Ok((buyers, Some(At::Names(String::new()))))
     }
 
     /// Buyers whom the queue tells of: the ledger does not know them yet, and a record that is missing tells nothing.

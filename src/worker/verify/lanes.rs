@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::buyers;
+use super::buyers::{self, At};
 use super::follow::{Break, Effects, Followed, Seen, follow};
 use super::{Finding, Halves, LOOKS, PAUSE, VerifyError, in_both, may_pass};
 use crate::domain::difference::{Difference, Kind, Site};
@@ -40,22 +40,37 @@ pub(super) async fn compare(
     lane: LaneNo,
     until: Instant,
 ) -> Result<Halves, VerifyError> {
+    let (mut halves, buckets) = compare_counters(ledger, flash, lane, until).await?;
+    for bucket in &buckets {
+        let (records, _) = buyers::compare(ledger, flash, lane, bucket, until, At::default(), usize::MAX).await?;
+        halves = halves.merge(records);
+    }
+    Ok(halves)
+}
+
+/// Compares a lane and its counters; returns the sales whose records can be compared, too.
+pub(super) async fn compare_counters(
+    ledger: &Ledger,
+    flash: &Flash,
+    lane: LaneNo,
+    until: Instant,
+) -> Result<(Halves, Vec<BucketView>), VerifyError> {
     let mut halves = Halves::default();
     let mut last: Option<Vec<Finding>> = None;
     let mut looks = 0;
     let view = loop {
         match look(ledger, flash, lane).await {
-            Ok(Look::Idle) => return Ok(halves),
+            Ok(Look::Idle) => return Ok((halves, Vec::new())),
             Ok(Look::Aside) => {
                 let what = "is left to the ledger while Redis is away: there is nothing to compare it with";
                 halves.notes.push(format!("lane {lane} {what}"));
-                return Ok(halves);
+                return Ok((halves, Vec::new()));
             }
             Ok(Look::Unreached) if Instant::now() >= until => {
                 halves
                     .notes
                     .push(format!("lane {lane} sells nothing and can't be asked"));
-                return Ok(halves);
+                return Ok((halves, Vec::new()));
             }
             Ok(Look::Compared { findings, notes, view }) => {
                 looks += 1;
@@ -69,11 +84,11 @@ pub(super) async fn compare(
             }
             Ok(Look::Elsewhere(foothold, meta)) if Instant::now() >= until => {
                 elsewhere(&mut halves, lane, &foothold, meta.as_ref());
-                return Ok(halves);
+                return Ok((halves, Vec::new()));
             }
             Ok(Look::Unsettled(what)) if Instant::now() >= until => {
                 halves.undecided.push(what);
-                return Ok(halves);
+                return Ok((halves, Vec::new()));
             }
             Err(error) if !may_pass(&error) || Instant::now() >= until => return Err(error),
             Ok(Look::Elsewhere(..) | Look::Unsettled(_) | Look::Unreached) | Err(_) => {}
@@ -83,17 +98,17 @@ pub(super) async fn compare(
     halves.lanes = 1;
     halves.counters = i64::try_from(view.buckets.len()).expect("a lane has few sales");
     let broken = halves.findings.iter().any(|f| f.difference.kind == Kind::QueueChain);
-    for bucket in view.buckets.iter().filter(|bucket| !bucket.drained) {
-        if broken {
+    let mut buckets = view.buckets;
+    buckets.retain(|bucket| !bucket.drained);
+    if broken {
+        for bucket in buckets.drain(..) {
             halves.undecided.push(format!(
                 "records of sale {} in lane {lane}: the queue does not lead there",
                 bucket.sale_id
             ));
-        } else {
-            halves = halves.merge(buyers::compare(ledger, flash, lane, bucket, until).await?);
         }
     }
-    Ok(halves)
+    Ok((halves, buckets))
 }
 
 async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, VerifyError> {

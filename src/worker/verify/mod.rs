@@ -17,10 +17,12 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::Serialize;
 
 pub use self::beside::flash_beside;
+use self::buyers::At;
 use crate::domain::difference::Difference;
+use crate::domain::lane::LaneNo;
 use crate::flash::{Flash, FlashError};
-use crate::ledger::audit::AuditCount;
 use crate::ledger::audit::repair::Repair;
+use crate::ledger::audit::{AuditCount, BucketView};
 use crate::ledger::{Ledger, LedgerError};
 
 /// How long lanes may be unreachable or in recovery before they count as such: a recovery takes less.
@@ -214,8 +216,76 @@ pub(super) async fn compare_halves(ledger: &Ledger, flash: &Flash) -> Result<Hal
         .await
 }
 
+/// Where a comparison of some records goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Position {
+    /// Lane and number of the sale.
+    bucket: (u16, i32),
+    at: At,
+}
+
+/// Compares every lane and its counters, and about `most` records from `from` on; returns where the next goes on.
+pub(super) async fn compare_some(
+    ledger: &Ledger,
+    flash: &Flash,
+    from: &Position,
+    most: usize,
+) -> Result<(Halves, Position), VerifyError> {
+    let until = Instant::now() + PATIENCE;
+    let lanes: Vec<_> = flash.lane_numbers().collect();
+    let (mut all, mut buckets) = (Halves::default(), Vec::new());
+    let mut compared = stream::iter(lanes)
+        .map(async |lane| (lane, lanes::compare_counters(ledger, flash, lane, until).await))
+        .buffered(AT_ONCE);
+    while let Some((lane, of_lane)) = compared.next().await {
+        let (halves, of_lane) = of_lane?;
+        all = all.merge(halves);
+        buckets.extend(of_lane.into_iter().map(|bucket| (lane, bucket)));
+    }
+    let name = |(lane, bucket): &(LaneNo, BucketView)| (lane.0, bucket.sale_no);
+    let first = buckets
+        .iter()
+        .position(|bucket| name(bucket) >= from.bucket)
+        .unwrap_or(0);
+    buckets.rotate_left(first);
+    let mut left = most;
+    for some in buckets.chunks(AT_ONCE) {
+        if left == 0 {
+            let bucket = name(&some[0]);
+            return Ok((
+                all,
+                Position {
+                    bucket,
+                    at: At::default(),
+                },
+            ));
+        }
+        let share = left.div_ceil(some.len());
+        let compared = some.iter().map(async |bucket| {
+            let here = name(bucket);
+            let at = if here == from.bucket {
+                from.at.clone()
+            } else {
+                At::default()
+            };
+            let (halves, rest) = buyers::compare(ledger, flash, bucket.0, &bucket.1, until, at, share).await?;
+            Ok::<_, VerifyError>((halves, rest.map(|at| Position { bucket: here, at })))
+        });
+        let mut unfinished = None;
+        for (halves, rest) in futures::future::try_join_all(compared).await? {
+            left = left.saturating_sub(usize::try_from(halves.buyers).unwrap_or(usize::MAX));
+            all = all.merge(halves);
+            unfinished = unfinished.or(rest);
+        }
+        if let Some(next) = unfinished {
+            return Ok((all, next));
+        }
+    }
+    Ok((all, Position::default()))
+}
+
 /// Keeps what both looks found: what only one did is no difference.
-fn in_both(last: Option<&[Finding]>, now: Vec<Finding>) -> Vec<Finding> {
+pub(super) fn in_both(last: Option<&[Finding]>, now: Vec<Finding>) -> Vec<Finding> {
     let Some(last) = last else { return now };
     let same = |a: &Difference, b: &Difference| a.kind == b.kind && a.site == b.site;
     now.into_iter()
