@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::support::door::until;
 use crate::support::gateway::{LANES, Whole};
 
 const SALES: &str = "/admin/sales";
@@ -284,4 +285,56 @@ async fn a_sale_whose_start_is_past_is_live_at_once() {
     assert_eq!(whole.post(SALES, body).await.expect(201)["state"], "live");
     assert_eq!(reserve(&whole, "o1", 1).await, made());
     whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sale_that_froze_by_itself_waits_for_a_person() {
+    let whole = live(10).await;
+    sqlx::query(
+        "INSERT INTO alarm (sale_no, lane, cause, units) SELECT sale_no, lanes[1], 'oversell_attempt', 2 FROM sale",
+    )
+    .execute(&whole.pool)
+    .await
+    .expect("raises an alarm");
+    let frozen = until("the sale to be frozen", async || {
+        let sale = whole.admin(Method::GET, "/admin/sales/s", None).await.expect(200);
+        (sale["state"] == "frozen").then_some(sale)
+    })
+    .await;
+    assert_eq!(frozen["frozenFor"], "oversell_attempt");
+    let reports = whole
+        .admin(Method::GET, "/admin/reconciliation?kind=live&open=true", None)
+        .await
+        .expect(200);
+    let report = &reports["reports"][0];
+    let found = &report["discrepancies"][0];
+    assert_eq!(
+        (
+            &found["cause"],
+            &found["saleId"],
+            &found["skuId"],
+            &found["found"],
+            &found["status"]
+        ),
+        (
+            &json!("oversell_attempt"),
+            &json!("s"),
+            &json!("hot"),
+            &json!(2),
+            &json!("manual_review")
+        )
+    );
+    assert_eq!(found["lane"], frozen["buckets"][0]["lane"]);
+    let refused = whole.act("s", "unfreeze").await;
+    assert_eq!(refused.problem(), (409, "INVALID_SALE_STATE"));
+    assert_eq!(
+        (&refused.body["state"], &refused.body["reports"]),
+        (&json!("frozen"), &json!([report["reportId"]]))
+    );
+    sqlx::query("UPDATE reconciliation_discrepancy SET status = 'closed'")
+        .execute(&whole.pool)
+        .await
+        .expect("closes it");
+    let live = whole.act("s", "unfreeze").await.expect(200);
+    assert_eq!((&live["state"], live.get("frozenFor")), (&json!("live"), None));
 }

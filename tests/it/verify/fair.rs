@@ -142,7 +142,19 @@ impl Fair {
     }
 
     pub(super) async fn try_reserve(&self, user: &str, order: &str, quantity: u32, key: Option<&str>) -> Decision {
-        let line = KeyHash::order_line(order, "hot", "wh1");
+        self.take(&self.sale, user, order, quantity, key).await
+    }
+
+    /// From any sale that is named as its SKU.
+    pub(super) async fn take(
+        &self,
+        sale: &Arc<Sale>,
+        user: &str,
+        order: &str,
+        quantity: u32,
+        key: Option<&str>,
+    ) -> Decision {
+        let line = KeyHash::order_line(order, sale.id.as_str(), "wh1");
         let slip = Slip {
             explicit_key: key.is_some(),
             quantity,
@@ -154,7 +166,7 @@ impl Fair {
             order: order.to_owned(),
             user: Some(user.to_owned()),
         };
-        let outcome = self.context.flash.reserve(&self.sale, &slip, false).await;
+        let outcome = self.context.flash.reserve(sale, &slip, false).await;
         outcome.expect("Redis answers").decision
     }
 
@@ -250,10 +262,15 @@ impl Fair {
 
     /// The key of something in a lane: `meta`, `queue`, `sale`, `buyers`.
     pub(super) fn key(&self, lane: LaneNo, what: &str) -> String {
+        self.key_of(self.sale.no, lane, what)
+    }
+
+    /// The same of another sale.
+    pub(super) fn key_of(&self, sale_no: i32, lane: LaneNo, what: &str) -> String {
         let prefix = format!("fg:{{{}-{lane}}}", self.namespace);
         match what {
             "meta" | "queue" => format!("{prefix}:{what}"),
-            _ => format!("{prefix}:{what}:{}", self.sale.no),
+            _ => format!("{prefix}:{what}:{sale_no}"),
         }
     }
 

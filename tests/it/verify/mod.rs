@@ -1,7 +1,10 @@
 //! Verification and reconciliation: both halves agree while they work, and every fault that is planted is found, named
 //! at its place, and repaired where that is Redis.
 
+mod broken;
+mod drift;
 mod fair;
+mod freezing;
 mod halves;
 mod ledger;
 mod planted;

@@ -1,0 +1,323 @@
+//! Drift is found while a gateway sells, at its place, and put right; and nothing else is touched.
+//!
+//! What is planted at random: counters up and down; records of buyers removed, unreadable, without one of their
+//! reservations, with other units, another key, another place, a reservation too much, a tombstone too much; records of
+//! nobody. What breaks a lane as a whole, or the ledger's own grants, is planted one at a time in `broken`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use flashgate::domain::lane::LaneNo;
+use flashgate::domain::outcome::Decision;
+use flashgate::domain::reconciliation::ReportKind;
+use flashgate::domain::record::{Live, Record, Tombstone};
+use flashgate::domain::reservation::Ending;
+use flashgate::domain::reservation_id::Place;
+use flashgate::domain::sale::Sale;
+use flashgate::ledger::recon::Filter;
+use flashgate::worker::drift::{Round, run_once};
+use flashgate::worker::verify::Position;
+use fred::types::Value;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::fair::Fair;
+use crate::support::door::until;
+
+/// What is planted in all.
+const PLANTED: usize = 1_000;
+/// Of each sale: so many that a hundred faults at a time meet different buyers.
+const BUYERS: usize = 100;
+const UNITS: i64 = 5_000;
+/// Sales that are tampered with; `hot` never is.
+const SALES: [&str; 3] = ["amber", "beryl", "coral"];
+/// Causes under which a fault of a record may be told.
+const RECORD_CAUSES: [&str; 3] = ["record_missing", "record_unknown", "record_differs"];
+
+/// Where a fault was planted: sale, lane, and whose record.
+type Spot = (String, i16, Option<String>);
+
+async fn compare(fair: &Fair) -> Round {
+    let round = run_once(&fair.context, &Position::default()).await;
+    round.expect("it can be found out").expect("nobody else compares")
+}
+
+/// What a comparison reported: causes by place. Each is corrected, by a grant and an event.
+fn told(round: &Round) -> BTreeMap<Spot, BTreeSet<String>> {
+    let mut told: BTreeMap<Spot, BTreeSet<String>> = BTreeMap::new();
+    for found in round.report.iter().flat_map(|report| &report.discrepancies) {
+        assert_eq!(found.status, "corrected", "{found:?}");
+        assert!(found.grant_id.is_some() && found.event_id.is_some(), "{found:?}");
+        assert_eq!(found.sku, found.sale_id, "the item of the sale: {found:?}");
+        let spot = (
+            found.sale_id.clone().expect("a sale"),
+            found.lane.expect("a lane"),
+            found.buyer.clone(),
+        );
+        told.entry(spot).or_default().insert(found.cause.clone());
+    }
+    told
+}
+
+/// Waits until no correction is on its way.
+async fn corrected(fair: &Fair) {
+    until("corrections to be in force", async || {
+        let left = "SELECT count(*) FROM lane_grant WHERE kind IN ('correct', 'record')";
+        (fair.desk.count(left).await == 0).then_some(())
+    })
+    .await;
+}
+
+/// A live sale in two lanes, with buyers who rest.
+async fn sale(fair: &Fair, name: &str) -> Arc<Sale> {
+    let sale = Arc::new(fair.desk.sale(name, UNITS, None, 2).await);
+    fair.settle().await;
+    let taken = futures::future::join_all((0..BUYERS).map(|n| {
+        let sale = &sale;
+        async move {
+            let (user, order) = (format!("{}{n}", sale.id), format!("{}-{n}", sale.id));
+            let key = (n % 3 == 0).then(|| format!("key-{order}"));
+            fair.take(sale, &user, &order, 2, key.as_deref()).await
+        }
+    }));
+    assert!(
+        taken
+            .await
+            .iter()
+            .all(|taken| matches!(taken, Decision::Reserved { .. }))
+    );
+    fair.settle().await;
+    sale
+}
+
+/// Plants one fault in the record of a buyer; returns where.
+async fn spoil(fair: &Fair, sale: &Sale, user: &str, kind: u32, random: &mut StdRng) -> Spot {
+    let buyer = format!("u:{user}");
+    let lane = sale.home(&buyer);
+    let key = fair.key_of(sale.no, lane, "buyers");
+    let bytes = match fair.redis("HGET", vec![key.clone().into(), buyer.clone().into()]).await {
+        Value::Bytes(bytes) => bytes.to_vec(),
+        Value::String(text) => text.as_bytes().to_vec(),
+        _ => Vec::new(),
+    };
+    let mut record = Record::unpack(&bytes).expect("a record");
+    let place = Place {
+        epoch: 1,
+        seq: random.random_range(1_000_000..2_000_000),
+        index: 0,
+        nonce: random.random(),
+    };
+    let ghost = Live {
+        key: random.random(),
+        fingerprint: random.random(),
+        line: random.random(),
+        explicit_key: false,
+        units: 1,
+        place,
+    };
+    let new = match kind {
+        0 => None,
+        1 => Some(vec![1, 0, 7]),
+        2 => {
+            record.live.clear();
+            record.tombstones.push(Tombstone { key: ghost.key, place });
+            Some(record.pack())
+        }
+        3 => {
+            record.live[0].units += random.random_range(1..5);
+            Some(record.pack())
+        }
+        4 => {
+            record.live[0].key = random.random();
+            Some(record.pack())
+        }
+        5 => {
+            record.live[0].place = place;
+            Some(record.pack())
+        }
+        6 => {
+            record.live.push(ghost);
+            Some(record.pack())
+        }
+        _ => {
+            record.tombstones.push(Tombstone { key: ghost.key, place });
+            Some(record.pack())
+        }
+    };
+    match new {
+        None => fair.redis("HDEL", vec![key.into(), buyer.clone().into()]).await,
+        Some(new) => {
+            let new = Value::Bytes(new.into());
+            fair.redis("HSET", vec![key.into(), buyer.clone().into(), new]).await
+        }
+    };
+    (sale.id.to_string(), lane.to_i16(), Some(buyer))
+}
+
+/// A record of somebody who never reserved.
+async fn haunt(fair: &Fair, sale: &Sale, user: &str, random: &mut StdRng) -> Spot {
+    spoil(fair, sale, user, 6, random).await
+}
+
+/// Moves a counter by a few units, so few that the sale sells on.
+async fn nudge(fair: &Fair, sale: &Sale, lane: LaneNo, random: &mut StdRng) -> Spot {
+    let units = random.random_range(1..=4) * if random.random() { 1 } else { -1 };
+    let args = vec![
+        fair.key_of(sale.no, lane, "sale").into(),
+        "free".into(),
+        Value::Integer(units),
+    ];
+    fair.redis("HINCRBY", args).await;
+    (sale.id.to_string(), lane.to_i16(), None)
+}
+
+/// Reserves and gives back, or lets expire, until it is over; what a sale's lanes do to each other goes on beside.
+async fn shop(fair: &Fair, sales: &[Arc<Sale>], n: usize, over: &AtomicBool, made: &AtomicUsize) {
+    for round in 0.. {
+        if over.load(Ordering::Relaxed) {
+            return;
+        }
+        let sale = &sales[(n + round) % sales.len()];
+        let (user, order) = (format!("shopper{n}-{}", round % 5), format!("shop-{n}-{round}"));
+        let Decision::Reserved { id, .. } = fair.take(sale, &user, &order, 1, None).await else {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            continue;
+        };
+        made.fetch_add(1, Ordering::Relaxed);
+        while fair
+            .desk
+            .ledger
+            .reservation(id)
+            .await
+            .expect("Postgres answers")
+            .is_none()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if round % 4 == 3 {
+            let due = format!(
+                "UPDATE inventory_reservation SET expires_at = now() - interval '1 minute' WHERE reservation_id = '{}'",
+                id.0
+            );
+            fair.desk.run(&due).await;
+        } else {
+            fair.end(id, Ending::Release).await;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Moves units from lane to lane, to and fro, as dry buckets do.
+async fn shift(fair: &Fair, sales: &[Arc<Sale>], over: &AtomicBool) {
+    let mut flip = 0;
+    while !over.load(Ordering::Relaxed) {
+        for sale in sales {
+            let (from, to) = (sale.lanes[flip % 2], sale.lanes[(flip + 1) % 2]);
+            let moved = fair.desk.ledger.request_move(sale.no, from, to, 3).await;
+            moved.expect("Postgres answers");
+            fair.context.flash.nudge_grants(from);
+        }
+        flip += 1;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_faults_are_found_while_it_sells() {
+    let mut random = StdRng::seed_from_u64(2_187);
+    let fair = Fair::open().await;
+    let mut sales = Vec::new();
+    for name in SALES {
+        sales.push(sale(&fair, name).await);
+    }
+    let mut selling = sales.clone();
+    selling.push(Arc::clone(&fair.sale));
+    let tasks = fair.serve();
+    let (over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let planting = async {
+        let mut planted = 0;
+        let mut ghosts = 0;
+        while planted < PLANTED {
+            let mut spots: BTreeSet<Spot> = BTreeSet::new();
+            for sale in &sales {
+                for lane in &sale.lanes {
+                    spots.insert(nudge(&fair, sale, *lane, &mut random).await);
+                }
+                for n in 0..BUYERS {
+                    if random.random_range(0..10) < 7 {
+                        let kind = random.random_range(0..8);
+                        spots.insert(spoil(&fair, sale, &format!("{}{n}", sale.id), kind, &mut random).await);
+                    }
+                }
+                ghosts += 1;
+                spots.insert(haunt(&fair, sale, &format!("ghost{ghosts}"), &mut random).await);
+            }
+            let round = compare(&fair).await;
+            assert!(round.frozen.is_empty(), "{:?}", round.frozen);
+            let told = told(&round);
+            let names: BTreeSet<Spot> = told.keys().cloned().collect();
+            assert_eq!(names, spots, "what was planted, all of it, and nothing else");
+            for ((.., buyer), causes) in &told {
+                let may_be = |cause: &String| match buyer {
+                    None => cause == "counter",
+                    Some(_) => RECORD_CAUSES.contains(&cause.as_str()),
+                };
+                assert!(causes.iter().all(may_be), "{told:?}");
+            }
+            planted += spots.len();
+            corrected(&fair).await;
+        }
+        over.store(true, Ordering::Relaxed);
+        planted
+    };
+    let shoppers = (0..4).map(|n| shop(&fair, &selling, n, &over, &made));
+    let (planted, _) = futures::join!(planting, futures::future::join_all(shoppers));
+    assert!(planted >= PLANTED && made.load(Ordering::Relaxed) > 0);
+    assert!(compare(&fair).await.report.is_none(), "all is put right");
+    let touched = "SELECT count(*) FROM inventory_event WHERE sku_id = 'hot' AND reason LIKE '%\\_corrected'";
+    assert_eq!(fair.desk.count(touched).await, 0);
+    let frozen = "SELECT count(*) FROM sale WHERE state <> 'live'";
+    assert_eq!(fair.desk.count(frozen).await, 0);
+    fair.assert_agrees().await;
+    fair.context.stop.cancel();
+    tasks.wait().await;
+}
+
+#[tokio::test]
+async fn nothing_is_reported_where_nothing_differs() {
+    let fair = Fair::open().await;
+    let selling = [
+        sale(&fair, "amber").await,
+        sale(&fair, "beryl").await,
+        Arc::clone(&fair.sale),
+    ];
+    let tasks = fair.serve();
+    let (over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let comparing = async {
+        let (began, mut rounds, mut at) = (Instant::now(), 0, Position::default());
+        while rounds < 12 || made.load(Ordering::Relaxed) < 100 || began.elapsed() < Duration::from_secs(5) {
+            let round = run_once(&fair.context, &at).await.expect("it can be found out");
+            let round = round.expect("nobody else compares");
+            assert!(round.report.is_none() && round.frozen.is_empty(), "{round:?}");
+            at = round.next;
+            rounds += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+    };
+    let shoppers = (0..4).map(|n| shop(&fair, &selling, n, &over, &made));
+    futures::join!(
+        comparing,
+        futures::future::join_all(shoppers),
+        shift(&fair, &selling, &over)
+    );
+    let filter = Filter {
+        kind: Some(ReportKind::Live),
+        limit: 10,
+        ..Filter::default()
+    };
+    assert_eq!(fair.desk.ledger.reports(filter).await.expect("reads"), []);
+    fair.context.stop.cancel();
+    tasks.wait().await;
+}
