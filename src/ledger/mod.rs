@@ -7,7 +7,8 @@
 //! ever inserted (inventory_return, transfer) comes last; an approval is locked first. The snapshot and the alerts are
 //! written by one transaction at a time, which locks nothing else (an advisory lock says whose turn it is). A count's row
 //! in reconciliation_report stands before the balances, reconciliation_discrepancy and count_mark after the events, and
-//! order_state is never held together with any of these. An alarm is inserted last, and taken away before its sale is locked.
+//! order_state is never held together with any of these. An alarm is inserted last; who takes it away does so before the
+//! sale is locked.
 
 pub mod adjust;
 pub mod apply;
