@@ -32,6 +32,10 @@ pub async fn flash_beside(ledger: &Ledger, redis_url: &str) -> Result<Flash, Ver
     let deadline = Instant::now() + CONNECT_WITHIN;
     while !flash.is_complete() {
         if Instant::now() > deadline {
+            // Lanes that are left to the ledger have nothing in Redis that counts.
+            if ledger.lanes().await?.iter().any(|lane| lane.fallback) {
+                break;
+            }
             return Err(FlashError::Unavailable("not connected".into()).into());
         }
         tokio::time::sleep(LOOK_EVERY).await;
