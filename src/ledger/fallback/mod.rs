@@ -6,7 +6,7 @@
 //! way. So a unit is decided by one of the two at any time, and nothing but the row says by which.
 //!
 //! What Redis had accepted before and the ledger does not know stays behind the cursor, which does not move; the recovery
-//! carries it as survivors. Its units are kept back ([`stock`]): each lane bounds them.
+//! carries it as survivors. Its units are kept back (`stock`): each lane bounds them.
 
 mod decide;
 mod stock;
