@@ -26,6 +26,7 @@ pub mod extend;
 pub mod fallback;
 mod foresee;
 pub mod grants;
+mod image;
 mod key_lookup;
 pub mod lane;
 pub mod once;

@@ -12,12 +12,13 @@ use uuid::Uuid;
 use super::adjust::{Adjust, Adjustment, AdjustmentRow, Reason};
 use super::approval::{Approval, Asked, waiting_undo};
 use super::balance::lock_balance;
+use super::image::DeltaRow;
 use super::once::By;
 use super::post::{Deltas, EventType, Movement, apply, post};
 use super::retry::retried;
 use super::sale_row::read_item;
 use super::{Ledger, LedgerError};
-use crate::domain::balance::Balance;
+use crate::domain::balance::{Balance, Image};
 use crate::domain::id::Item;
 
 /// An event lies at most this far from its adjustment's row: a transaction takes seconds.
@@ -67,17 +68,6 @@ struct Wrong {
     reference_id: String,
     created_at: DateTime<Utc>,
     is_undo: bool,
-}
-
-#[derive(sqlx::FromRow)]
-struct EventDeltas {
-    on_hand_delta: i64,
-    reserved_delta: i64,
-    unavailable_delta: i64,
-    escrowed_delta: i64,
-    sold_delta: i64,
-    damaged_delta: i64,
-    returned_delta: i64,
 }
 
 impl Ledger {
@@ -169,7 +159,7 @@ async fn look(tx: &mut PgConnection, event_id: i64) -> Result<Result<Reversal, U
         return Ok(Err(Undone::Replayed(first)));
     }
     let item = read_item(&wrong.sku_id, &wrong.location_id)?;
-    let deltas = read_deltas(tx, event_id, wrong.created_at).await?.reversed();
+    let deltas = reversed(&read_deltas(tx, event_id, wrong.created_at).await?.read());
     let found = lock_balance(tx, &item).await?;
     Ok(Ok(Reversal {
         event_id,
@@ -277,7 +267,7 @@ async fn first_undo(tx: &mut PgConnection, event_id: i64) -> Result<Option<Adjus
     Ok(row.map(Adjustment::from))
 }
 
-async fn read_deltas(tx: &mut PgConnection, event_id: i64, near: DateTime<Utc>) -> Result<EventDeltas, LedgerError> {
+async fn read_deltas(tx: &mut PgConnection, event_id: i64, near: DateTime<Utc>) -> Result<DeltaRow, LedgerError> {
     Ok(sqlx::query_as(
         "-- undo.deltas
          SELECT on_hand_delta, reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta,
@@ -322,17 +312,15 @@ async fn insert(
     Ok(())
 }
 
-impl EventDeltas {
-    fn reversed(&self) -> Deltas {
-        Deltas {
-            on_hand: -self.on_hand_delta,
-            reserved: -self.reserved_delta,
-            unavailable: -self.unavailable_delta,
-            escrowed: -self.escrowed_delta,
-            sold: -self.sold_delta,
-            damaged: -self.damaged_delta,
-            returned: -self.returned_delta,
-        }
+fn reversed(delta: &Image) -> Deltas {
+    Deltas {
+        on_hand: -delta.on_hand,
+        reserved: -delta.reserved,
+        unavailable: -delta.unavailable,
+        escrowed: -delta.escrowed,
+        sold: -delta.sold,
+        damaged: -delta.damaged,
+        returned: -delta.returned,
     }
 }
 

@@ -11,7 +11,6 @@ use uuid::Uuid;
 
 use super::{Ledger, LedgerError};
 use crate::domain::account::{Account, BucketAccount, Change, Deed, Kept, LaneAccount, SaleAccount, Stock};
-use crate::domain::balance::Image;
 use crate::domain::id::{Item, OrderId, SaleId, UserId};
 use crate::domain::key::KeyHash;
 use crate::domain::lane::LaneNo;
@@ -20,6 +19,7 @@ use crate::domain::reservation_id::ReservationId;
 use crate::domain::sale::SaleState;
 use crate::domain::time::Millis;
 use crate::ledger::balance::BalanceRow;
+use crate::ledger::image::{AfterRow, DeltaRow};
 use crate::ledger::recon::RESTORED;
 use crate::ledger::sale_row::read_item;
 use crate::ledger::take::LATE_PAYMENT;
@@ -59,20 +59,10 @@ struct ChangeRow {
     sku_id: String,
     location_id: String,
     reservation_id: Option<Uuid>,
-    on_hand_delta: i64,
-    reserved_delta: i64,
-    unavailable_delta: i64,
-    escrowed_delta: i64,
-    sold_delta: i64,
-    damaged_delta: i64,
-    returned_delta: i64,
-    on_hand: i64,
-    reserved: i64,
-    unavailable: i64,
-    escrowed: i64,
-    sold: i64,
-    damaged: i64,
-    returned: i64,
+    #[sqlx(flatten)]
+    delta: DeltaRow,
+    #[sqlx(flatten)]
+    after: AfterRow,
 }
 
 #[derive(sqlx::FromRow)]
@@ -227,24 +217,8 @@ impl ChangeRow {
             transaction: self.transaction,
             deed,
             reservation: self.reservation_id.map(ReservationId),
-            delta: Image {
-                on_hand: self.on_hand_delta,
-                reserved: self.reserved_delta,
-                unavailable: self.unavailable_delta,
-                escrowed: self.escrowed_delta,
-                sold: self.sold_delta,
-                damaged: self.damaged_delta,
-                returned: self.returned_delta,
-            },
-            after: Image {
-                on_hand: self.on_hand,
-                reserved: self.reserved,
-                unavailable: self.unavailable,
-                escrowed: self.escrowed,
-                sold: self.sold,
-                damaged: self.damaged,
-                returned: self.returned,
-            },
+            delta: self.delta.read(),
+            after: self.after.read(),
         }
     }
 }

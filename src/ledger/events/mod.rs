@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::LedgerError;
+use super::image::{AfterRow, DeltaRow};
 use super::sale_row::read_item;
 use crate::domain::balance::Image;
 use crate::domain::id::{Item, LocationId, OrderId, Sku};
@@ -46,7 +47,7 @@ pub struct Wanted {
 pub struct Page {
     /// Oldest first.
     pub events: Vec<Event>,
-    /// Ask for those after this one; none: that is all there is for now.
+    /// Ask for those after this one; none: that is all there is so far.
     pub next: Option<Cursor>,
     /// Ask later for what came after this: where this page ends, or where the ledger did. None: it is empty.
     pub resume: Option<Cursor>,
@@ -112,20 +113,10 @@ pub(super) struct EventRow {
     sku_id: String,
     location_id: String,
     quantity_delta: i64,
-    on_hand_delta: i64,
-    reserved_delta: i64,
-    unavailable_delta: i64,
-    escrowed_delta: i64,
-    sold_delta: i64,
-    damaged_delta: i64,
-    returned_delta: i64,
-    on_hand: i64,
-    reserved: i64,
-    unavailable: i64,
-    escrowed: i64,
-    sold: i64,
-    damaged: i64,
-    returned: i64,
+    #[sqlx(flatten)]
+    delta: DeltaRow,
+    #[sqlx(flatten)]
+    after: AfterRow,
     reason: Option<String>,
     reference_id: Option<String>,
     reservation_id: Option<Uuid>,
@@ -138,30 +129,13 @@ pub(super) struct EventRow {
 
 impl EventRow {
     pub(super) fn read(self) -> Result<Event, LedgerError> {
-        let after = Image {
-            on_hand: self.on_hand,
-            reserved: self.reserved,
-            unavailable: self.unavailable,
-            escrowed: self.escrowed,
-            sold: self.sold,
-            damaged: self.damaged,
-            returned: self.returned,
-        };
-        let before = Image {
-            on_hand: self.on_hand - self.on_hand_delta,
-            reserved: self.reserved - self.reserved_delta,
-            unavailable: self.unavailable - self.unavailable_delta,
-            escrowed: self.escrowed - self.escrowed_delta,
-            sold: self.sold - self.sold_delta,
-            damaged: self.damaged - self.damaged_delta,
-            returned: self.returned - self.returned_delta,
-        };
+        let after = self.after.read();
         Ok(Event {
             id: self.event_id,
             event_type: self.event_type,
             item: read_item(&self.sku_id, &self.location_id)?,
             quantity_delta: self.quantity_delta,
-            before,
+            before: after.minus(&self.delta.read()),
             after,
             reason: self.reason,
             reference_id: self.reference_id,
