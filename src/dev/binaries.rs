@@ -41,7 +41,7 @@ struct Version(u32, u32);
 ///
 /// # Errors
 /// [`DevError::Missing`] where there is none of a sufficient version.
-pub(super) fn redis() -> Result<PathBuf, DevError> {
+pub fn redis() -> Result<PathBuf, DevError> {
     let mut too_old = Vec::new();
     for name in ["redis-server", "valkey-server"] {
         for path in candidates(name) {
@@ -75,7 +75,7 @@ pub(super) fn redis() -> Result<PathBuf, DevError> {
 ///
 /// # Errors
 /// [`DevError::Missing`] where there is none.
-pub(super) fn postgres(major: Option<u32>) -> Result<PathBuf, DevError> {
+pub fn postgres(major: Option<u32>) -> Result<PathBuf, DevError> {
     let mut unfit = Vec::new();
     for path in candidates("postgres") {
         let Some((version, _)) = ask_version(&path) else {

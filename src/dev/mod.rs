@@ -10,7 +10,7 @@
 pub mod postgres;
 pub mod redis;
 
-mod binaries;
+pub mod binaries;
 mod cluster;
 mod error;
 mod place;

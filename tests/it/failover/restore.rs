@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use flashgate::dev::binaries;
 use sqlx::PgPool;
 
 use super::{Stage, carried, goes_on, halt, run};
@@ -64,11 +65,15 @@ async fn a_base_backup_and_the_archive_bring_the_ledger_back() {
 
 fn take_base_backup(stage: &Stage, to: &Path) {
     let url = stage.servers.postgres.tcp_url_of("flashgate");
-    let made = Command::new("pg_basebackup")
-        .args(["--checkpoint=fast", "--wal-method=stream", "--dbname", &url, "--pgdata"])
-        .arg(to)
-        .output()
-        .expect("pg_basebackup is on the PATH");
+    let made = Command::new(
+        binaries::postgres(None)
+            .expect("a Postgres is installed")
+            .join("pg_basebackup"),
+    )
+    .args(["--checkpoint=fast", "--wal-method=stream", "--dbname", &url, "--pgdata"])
+    .arg(to)
+    .output()
+    .expect("it comes with Postgres");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 

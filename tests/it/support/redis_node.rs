@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use flashgate::dev::binaries;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::config::{Config, PerformanceConfig};
@@ -190,12 +191,12 @@ fn launch(home: &Home, port: u16, settings: &[String]) -> Child {
     let config = home.path().join("redis.conf");
     fs::write(&config, own).expect("the directory can be written");
     let log = File::create(home.path().join("redis.log")).expect("the directory can be written");
-    Command::new("redis-server")
+    Command::new(binaries::redis().expect("a Redis is installed"))
         .arg(&config)
         .args(is_sentinel.then_some("--sentinel"))
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(Stdio::null())
         .spawn()
-        .expect("redis-server is on the PATH")
+        .expect("it starts")
 }
