@@ -10,7 +10,7 @@ pub enum FlashError {
     Unavailable(String),
     /// Redis answers that it does no such thing now: it is loading, full, a replica, or the lane is on its way to
     /// another node.
-    #[error("redis refuses for now: {0}")]
+    #[error("redis refuses at the moment: {0}")]
     Refused(String),
     /// The node does not know a script: it restarted or was promoted, and its lanes must be recovered first.
     #[error("the lane's node has lost its scripts")]

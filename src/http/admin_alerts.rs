@@ -42,7 +42,7 @@ struct Wanted {
 #[schema(as = Alerts)]
 struct AlertsBody {
     alerts: Vec<AlertBody>,
-    /// The next page's `after`; `null`: these were the last for now.
+    /// The next page's `after`; `null`: these are the last so far.
     next: Option<i64>,
 }
 

@@ -65,7 +65,7 @@ struct ListQuery {
 struct EventsBody {
     /// Oldest first.
     events: Vec<EventBody>,
-    /// `after` of the next page, which may hold fewer events than were asked for, or none; `null`: that is all for now.
+    /// `after` of the next page, which may hold fewer events than were asked for, or none; `null`: that is all so far.
     next: Option<String>,
     /// `after` for later, when there may be more: what came since the end of this page and no other. `null`: the ledger
     /// is empty, so ask as before. The last `eventId` does as well, but has all that was looked through looked through

@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use fred::types::Value;
 
-use super::{durable, redis, sell_out, selling};
+use super::{accepted, durable, redis, sell_out, selling};
 use crate::support::door::{Buy, until};
-use crate::support::gateway::Whole;
 use crate::support::servers::Private;
 
 const UNITS: i64 = 12;
@@ -90,15 +89,6 @@ async fn accepted_is_lost_and_durable_is_kept(lose: impl AsyncFnOnce(&mut Privat
     }
     assert_eq!(sell_out(&gateway).await, UNITS - 6 - carried);
     gateway.settled().await;
-}
-
-/// Takes a unit for this order without waiting for the ledger.
-async fn accepted(gateway: &Whole, order: &str) -> String {
-    let told = gateway
-        .reserve(&Buy::of(order).key(order).prefer("respond-async"))
-        .await;
-    assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
-    told.id()
 }
 
 /// A lane that is gone from under an idle gateway is noticed without any request.

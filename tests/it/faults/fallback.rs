@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::crowd::{Crowd, assert_kept};
 use super::wire::Wire;
-use super::{durable, sell_out};
+use super::{accepted, durable, sell_out};
 use crate::support::door::{Buy, until};
 use crate::support::gateway::{LANES, Whole, migrate};
 use crate::support::servers::Private;
@@ -32,15 +32,6 @@ async fn until_fallen(gateway: &Whole) {
         (gateway.ready().await["mode"] == "ledger_fallback").then_some(())
     })
     .await;
-}
-
-/// Takes a unit for this order without waiting for the ledger.
-async fn accepted(gateway: &Whole, order: &str) -> String {
-    let told = gateway
-        .reserve(&Buy::of(order).key(order).prefer("respond-async"))
-        .await;
-    assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
-    told.id()
 }
 
 #[tokio::test(flavor = "multi_thread")]

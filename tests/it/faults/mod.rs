@@ -41,6 +41,15 @@ async fn durable(gateway: &Whole, order: &str) -> String {
     told.id()
 }
 
+/// Takes a unit for this order without waiting for the ledger.
+async fn accepted(gateway: &Whole, order: &str) -> String {
+    let told = gateway
+        .reserve(&Buy::of(order).key(order).prefer("respond-async"))
+        .await;
+    assert_eq!(told.standing(), "RESERVED accepted", "{}", told.body);
+    told.id()
+}
+
 /// Buys what is left, unit by unit, until the sale is sold out; how many units that was.
 async fn sell_out(gateway: &Whole) -> i64 {
     for bought in 0.. {
