@@ -17,6 +17,7 @@ pub mod audit;
 pub mod balance;
 pub mod catalogue;
 mod claims;
+mod column;
 pub mod deployment;
 mod endings;
 mod error;

@@ -7,6 +7,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::LedgerError;
+use super::column::column;
 use crate::domain::balance::Balance;
 use crate::domain::id::Item;
 
@@ -132,12 +133,13 @@ pub struct Posted {
     pub after: Balance,
 }
 
-/// The balance of an item before all movements, or the number of an event.
+/// The balance of an item before all movements.
 #[derive(sqlx::FromRow)]
-struct PostedRow {
-    event_id: Option<i64>,
-    sku_id: Option<String>,
-    location_id: Option<String>,
+struct BeforeRow {
+    /// Of all events, lowest first; the same in each row.
+    event_ids: Vec<i64>,
+    sku_id: String,
+    location_id: String,
     on_hand: i64,
     reserved: i64,
     unavailable: i64,
@@ -146,6 +148,21 @@ struct PostedRow {
     sold: i64,
     damaged: i64,
     returned: i64,
+}
+
+impl BeforeRow {
+    fn balance(&self) -> Balance {
+        Balance {
+            on_hand: self.on_hand,
+            reserved: self.reserved,
+            unavailable: self.unavailable,
+            safety_stock: self.safety_stock,
+            escrowed: self.escrowed,
+            sold: self.sold,
+            damaged: self.damaged,
+            returned: self.returned,
+        }
+    }
 }
 
 /// Applies the movements to their balances, one update per item, and appends an event for each, in order.
@@ -158,14 +175,16 @@ pub async fn post(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<P
     }
     lock_balances(tx, movements).await?;
     let rows = move_units(tx, movements).await?;
-    let mut images: HashMap<(&str, &str), Balance> = rows.iter().filter_map(image).collect();
-    let mut ids: Vec<i64> = rows.iter().filter_map(|row| row.event_id).collect();
-    ids.sort_unstable();
+    let ids = rows.first().map_or(&[][..], |row| &row.event_ids);
     if ids.len() != movements.len() {
         return Err(LedgerError::Broken("a movement of an item that has no balance".into()));
     }
+    let mut images: HashMap<(&str, &str), Balance> = rows
+        .iter()
+        .map(|row| ((row.sku_id.as_str(), row.location_id.as_str()), row.balance()))
+        .collect();
     let mut posted = Vec::with_capacity(movements.len());
-    for (movement, event_id) in movements.iter().zip(ids) {
+    for (movement, &event_id) in movements.iter().zip(ids) {
         let item = (movement.item.sku.as_str(), movement.item.location.as_str());
         let image = images.get_mut(&item).expect("there is an event of it");
         let before = *image;
@@ -178,20 +197,6 @@ pub async fn post(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<P
         });
     }
     Ok(posted)
-}
-
-fn image(row: &PostedRow) -> Option<((&str, &str), Balance)> {
-    let balance = Balance {
-        on_hand: row.on_hand,
-        reserved: row.reserved,
-        unavailable: row.unavailable,
-        safety_stock: row.safety_stock,
-        escrowed: row.escrowed,
-        sold: row.sold,
-        damaged: row.damaged,
-        returned: row.returned,
-    };
-    Some(((row.sku_id.as_deref()?, row.location_id.as_deref()?), balance))
 }
 
 /// In key order, so that two posters of the same items can't deadlock. The update of one item is its lock.
@@ -238,14 +243,12 @@ fn so_far(movements: &[Movement]) -> (BTreeMap<&Item, Deltas>, Vec<Deltas>) {
 
 /// Updates the balances and appends the events. The numbers of an item's events are drawn when its balance is ours, and
 /// in the order of the movements: who pages relies on it.
-async fn move_units(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<PostedRow>, LedgerError> {
-    fn text<'a>(movements: &'a [Movement], pick: fn(&'a Movement) -> Option<&'a str>) -> Vec<Option<&'a str>> {
-        movements.iter().map(pick).collect()
-    }
+async fn move_units(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<BeforeRow>, LedgerError> {
     let (sums, steps) = so_far(movements);
     let of_item = |pick: fn(&Deltas) -> i64| sums.values().map(pick).collect::<Vec<i64>>();
-    let delta = |pick: fn(&Deltas) -> i64| movements.iter().map(|m| pick(&m.deltas)).collect::<Vec<i64>>();
-    let step = |pick: fn(&Deltas) -> i64| steps.iter().map(pick).collect::<Vec<i64>>();
+    let delta = |pick: fn(&Deltas) -> i64| column(movements, &0, |m| pick(&m.deltas));
+    let step = |pick: fn(&Deltas) -> i64| column(&steps, &0, pick);
+    let text = |pick: fn(&Movement) -> Option<&str>| column(movements, &None, pick);
     let rows = sqlx::query_as(
         "-- post: one update per item, whatever the number of its movements
          WITH before AS (
@@ -266,11 +269,13 @@ async fn move_units(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec
                  reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta, returned_delta, on_hand,
                  reserved, unavailable, escrowed, sold, damaged, returned, reason, reference_id, reservation_id,
                  order_id, operator, trace_id, metadata)
-             SELECT m.event_type, m.sku_id, m.location_id, m.quantity_delta, m.on_hand, m.reserved, m.unavailable,
-                 m.escrowed, m.sold, m.damaged, m.returned, b.on_hand + m.to_on_hand, b.reserved + m.to_reserved,
-                 b.unavailable + m.to_unavailable, b.escrowed + m.to_escrowed, b.sold + m.to_sold,
-                 b.damaged + m.to_damaged, b.returned + m.to_returned, m.reason, m.reference_id, m.reservation_id,
-                 m.order_id, m.operator, m.trace_id, m.metadata
+             SELECT m.event_type, m.sku_id, m.location_id, m.quantity_delta, coalesce(m.on_hand, 0),
+                 coalesce(m.reserved, 0), coalesce(m.unavailable, 0), coalesce(m.escrowed, 0), coalesce(m.sold, 0),
+                 coalesce(m.damaged, 0), coalesce(m.returned, 0), b.on_hand + coalesce(m.to_on_hand, 0),
+                 b.reserved + coalesce(m.to_reserved, 0), b.unavailable + coalesce(m.to_unavailable, 0),
+                 b.escrowed + coalesce(m.to_escrowed, 0), b.sold + coalesce(m.to_sold, 0),
+                 b.damaged + coalesce(m.to_damaged, 0), b.returned + coalesce(m.to_returned, 0), m.reason,
+                 m.reference_id, m.reservation_id, m.order_id, m.operator, m.trace_id, m.metadata
              FROM UNNEST($10::inventory_event_type[], $11::text[], $12::text[], $13::int8[], $14::int8[], $15::int8[],
                          $16::int8[], $17::int8[], $18::int8[], $19::int8[], $20::int8[], $21::int8[], $22::int8[],
                          $23::int8[], $24::int8[], $25::int8[], $26::int8[], $27::int8[], $28::text[], $29::text[],
@@ -282,10 +287,8 @@ async fn move_units(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec
              ORDER BY m.n
              RETURNING event_id
          )
-         SELECT NULL::int8 AS event_id, sku_id, location_id, on_hand, reserved, unavailable, safety_stock, escrowed,
-             sold, damaged, returned FROM before
-         UNION ALL
-         SELECT event_id, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0 FROM event",
+         SELECT (SELECT coalesce(array_agg(event_id ORDER BY event_id), '{}') FROM event) AS event_ids, sku_id, location_id,
+             on_hand, reserved, unavailable, safety_stock, escrowed, sold, damaged, returned FROM before",
     )
     .bind(sums.keys().map(|item| item.sku.as_str()).collect::<Vec<_>>())
     .bind(sums.keys().map(|item| item.location.as_str()).collect::<Vec<_>>())
@@ -314,18 +317,13 @@ async fn move_units(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec
     .bind(step(|d| d.sold))
     .bind(step(|d| d.damaged))
     .bind(step(|d| d.returned))
-    .bind(text(movements, |m| m.reason.as_deref()))
-    .bind(text(movements, |m| m.reference_id.as_deref()))
-    .bind(movements.iter().map(|m| m.reservation_id).collect::<Vec<_>>())
-    .bind(text(movements, |m| m.order_id.as_deref()))
-    .bind(text(movements, |m| m.operator.as_deref()))
-    .bind(movements.iter().map(|m| m.trace_id).collect::<Vec<_>>())
-    .bind(
-        movements
-            .iter()
-            .map(|m| m.metadata.as_ref().map(Json))
-            .collect::<Vec<_>>(),
-    )
+    .bind(text(|m| m.reason.as_deref()))
+    .bind(text(|m| m.reference_id.as_deref()))
+    .bind(column(movements, &None, |m| m.reservation_id))
+    .bind(text(|m| m.order_id.as_deref()))
+    .bind(text(|m| m.operator.as_deref()))
+    .bind(column(movements, &None, |m| m.trace_id))
+    .bind(column(movements, &None, |m| m.metadata.as_ref().map(Json)))
     .fetch_all(&mut *tx)
     .await?;
     Ok(rows)

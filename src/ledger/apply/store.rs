@@ -12,6 +12,7 @@ use super::decide::{Decided, Ended, Fate};
 use crate::domain::entry::Slip;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
+use crate::ledger::column::column;
 use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::take::LATE_PAYMENT;
 
@@ -63,16 +64,12 @@ pub(super) async fn reservations(
             .map(|row| row.slip.map_or(NO_ORDER, |slip| &slip.order))
             .collect::<Vec<_>>(),
     )
-    .bind(
-        rows.iter()
-            .map(|row| row.slip.and_then(|slip| slip.user.as_deref()))
-            .collect::<Vec<_>>(),
-    )
+    .bind(column(&rows, &None, |row| row.slip.and_then(|slip| slip.user.as_deref())))
     .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
     .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.quantity).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.cause).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.first).collect::<Vec<_>>())
+    .bind(column(&rows, &None, |row| row.cause))
+    .bind(column(&rows, &None, |row| row.first))
     .bind(rows.iter().map(|row| row.ask.sale_no).collect::<Vec<_>>())
     .bind(
         rows.iter()

@@ -9,6 +9,7 @@ use crate::domain::reservation::{Ack, Line, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::Claimant;
+use crate::ledger::column::column;
 use crate::ledger::post::{Deltas, EventType, Movement};
 use crate::ledger::reservation::Locked;
 
@@ -136,30 +137,28 @@ pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<Da
         let now = "-- take.now\nSELECT date_trunc('milliseconds', clock_timestamp())";
         return Ok(sqlx::query_scalar(now).fetch_one(tx).await?);
     }
-    let written: Vec<DateTime<Utc>> = sqlx::query_scalar(
+    let now = sqlx::query_scalar(
         "-- take.rows
          WITH clock AS MATERIALIZED (
              SELECT date_trunc('milliseconds', clock_timestamp()) AS now,
                  coalesce((SELECT max(stall_no) FROM stall), 0) AS stall_no
+         ), written AS (
+             INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity,
+                 status, key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no, expires_at,
+                 created_at, updated_at)
+             SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity, 'RESERVED', key_hash,
+                 fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no,
+                 now + hold_ms * interval '1 ms', now, now
+             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::uuid[],
+                         $8::int8[], $9::bool[], $10::uuid[], $11::uuid[], $12::int2[], $13::int8[])
+                  AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, key_hash, fingerprint,
+                       explicit_key, trace_id, cart_id, cart_parts, hold_ms), clock
          )
-         INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity, status,
-             key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no, expires_at, created_at,
-             updated_at)
-         SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity, 'RESERVED', key_hash, fingerprint,
-             explicit_key, trace_id, cart_id, cart_parts, stall_no, now + hold_ms * interval '1 ms', now, now
-         FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::uuid[], $8::int8[],
-                     $9::bool[], $10::uuid[], $11::uuid[], $12::int2[], $13::int8[])
-              AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, key_hash, fingerprint,
-                   explicit_key, trace_id, cart_id, cart_parts, hold_ms), clock
-         RETURNING created_at",
+         SELECT now FROM clock",
     )
     .bind(rows.iter().map(|row| row.claimant.id).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.ask.order.as_str()).collect::<Vec<_>>())
-    .bind(
-        rows.iter()
-            .map(|row| row.ask.user.as_ref().map(|user| user.as_str()))
-            .collect::<Vec<_>>(),
-    )
+    .bind(column(rows, &None, |row| row.ask.user.as_ref().map(|user| user.as_str())))
     .bind(rows.iter().map(|row| row.line.item.sku.as_str()).collect::<Vec<_>>())
     .bind(
         rows.iter()
@@ -171,12 +170,12 @@ pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<Da
     .bind(rows.iter().map(|row| row.claimant.fingerprint).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.claimant.explicit).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.ask.trace.to_uuid()).collect::<Vec<_>>())
-    .bind(rows.iter().map(Row::cart).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.parts).collect::<Vec<_>>())
+    .bind(column(rows, &None, Row::cart))
+    .bind(column(rows, &None, |row| row.parts))
     .bind(rows.iter().map(|row| row.hold_ms).collect::<Vec<_>>())
-    .fetch_all(tx)
+    .fetch_one(tx)
     .await?;
-    Ok(written[0])
+    Ok(now)
 }
 
 pub(super) async fn join(tx: &mut PgConnection, joins: &[Join]) -> Result<(), LedgerError> {
