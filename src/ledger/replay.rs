@@ -160,7 +160,12 @@ impl Subject {
                 "e.sku_id = $1 AND ($2::text IS NULL OR e.location_id = $2)",
                 (sku.as_str(), location.as_ref().map(LocationId::as_str)),
             ),
-            Subject::Order(order) => ("e.order_id = $1 AND $2::text IS NULL", (order.as_str(), None)),
+            Subject::Order(order) => (
+                "e.reservation_id IN (SELECT reservation_id FROM inventory_reservation WHERE order_id = $1
+                     UNION SELECT reservation_id FROM inventory_reservation_cold WHERE order_id = $1)
+                 AND $2::text IS NULL",
+                (order.as_str(), None),
+            ),
         };
         let sql = format!(
             concat!(

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::settled::LOOK_EVERY;
 use super::{After, Cursor, EventRow, Page, WALKED, Wanted};
-use crate::domain::id::{LocationId, Sku};
+use crate::domain::id::{LocationId, OrderId, Sku};
 use crate::domain::time::Millis;
 use crate::ledger::post::EventType;
 use crate::ledger::{Ledger, LedgerError};
@@ -30,9 +30,7 @@ const REPLAY_WAIT: Duration = Duration::from_millis(500);
 /// A wanted page, with everything that is asked of the tables.
 struct Walk<'a> {
     wanted: &'a Wanted,
-    /// Of the order or reservation; some: only these.
-    orders: Option<Vec<String>>,
-    /// Of the reservation: itself, or its parts.
+    /// Of the order, or of the cart; some: only these.
     reservations: Option<Vec<Uuid>>,
     limit: i64,
     after_id: i64,
@@ -139,10 +137,9 @@ async fn read(
     let Some(begin) = begin(connection, wanted.after).await? else {
         return Ok(None);
     };
-    let (orders, reservations) = whose(connection, wanted).await?;
+    let reservations = whose(connection, wanted).await?;
     let walk = Walk {
         wanted,
-        orders,
         reservations,
         limit: i64::from(limit.max(1)),
         after_id: begin.id,
@@ -207,29 +204,30 @@ async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, LedgerError
         .await?)
 }
 
-/// The orders and the reservations whose events may be wanted; none: any. A cart's id stands for its parts.
-async fn whose(
-    connection: &mut PgConnection,
-    wanted: &Wanted,
-) -> Result<(Option<Vec<String>>, Option<Vec<Uuid>>), LedgerError> {
-    let Some(reservation) = wanted.reservation else {
-        return Ok((wanted.order.as_ref().map(|order| vec![order.to_string()]), None));
+/// The reservations whose events may be wanted; none: any. A cart's id stands for its parts.
+async fn whose(connection: &mut PgConnection, wanted: &Wanted) -> Result<Option<Vec<Uuid>>, LedgerError> {
+    let order = wanted.order.as_ref().map(OrderId::as_str);
+    let rows = match (wanted.reservation, order) {
+        (None, None) => return Ok(None),
+        (None, Some(order)) => sqlx::query_scalar(
+            "-- events.rows_of_order
+             SELECT reservation_id FROM inventory_reservation WHERE order_id = $1
+             UNION SELECT reservation_id FROM inventory_reservation_cold WHERE order_id = $1",
+        )
+        .bind(order),
+        (Some(reservation), order) => sqlx::query_scalar(
+            "-- events.rows_of: a reservation's own row, or a cart's parts
+             SELECT reservation_id FROM (
+                 SELECT order_id, reservation_id FROM inventory_reservation WHERE reservation_id = $1
+                 UNION SELECT order_id, reservation_id FROM inventory_reservation WHERE cart_id = $1
+                 UNION SELECT order_id, reservation_id FROM inventory_reservation_cold WHERE reservation_id = $1
+                 UNION SELECT order_id, reservation_id FROM inventory_reservation_cold WHERE cart_id = $1) r
+             WHERE $2::text IS NULL OR order_id = $2",
+        )
+        .bind(reservation.0)
+        .bind(order),
     };
-    let rows: Vec<(String, Uuid)> = sqlx::query_as(
-        "-- events.rows_of: a reservation's own row, or a cart's parts
-         SELECT order_id, reservation_id FROM inventory_reservation WHERE reservation_id = $1
-         UNION SELECT order_id, reservation_id FROM inventory_reservation WHERE cart_id = $1
-         UNION SELECT order_id, reservation_id FROM inventory_reservation_cold WHERE reservation_id = $1
-         UNION SELECT order_id, reservation_id FROM inventory_reservation_cold WHERE cart_id = $1",
-    )
-    .bind(reservation.0)
-    .fetch_all(connection)
-    .await?;
-    let (mut orders, reservations): (Vec<String>, Vec<Uuid>) = rows.into_iter().unzip();
-    orders.sort_unstable();
-    orders.dedup();
-    orders.retain(|order| wanted.order.as_ref().is_none_or(|wanted| wanted.as_str() == order));
-    Ok((Some(orders), Some(reservations)))
+    Ok(Some(rows.fetch_all(connection).await?))
 }
 
 fn midnight(at: DateTime<Utc>) -> DateTime<Utc> {
@@ -267,7 +265,6 @@ impl Walk<'_> {
         Ok(sqlx::query_as(&self.wanted.statement())
             .bind(self.wanted.sku.as_ref().map(Sku::as_str))
             .bind(self.wanted.location.as_ref().map(LocationId::as_str))
-            .bind(self.orders.as_ref())
             .bind(self.reservations.as_ref())
             .bind(self.wanted.event_type.map(EventType::as_str))
             .bind(self.after_id)

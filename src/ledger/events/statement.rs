@@ -48,14 +48,14 @@ impl Head {
 
     fn range(&self) -> String {
         format!(
-            "({}) = ({}) AND {} AND e.event_id > $6 AND e.event_id <= $7 AND e.created_at >= $8 AND e.created_at < $9",
+            "({}) = ({}) AND {} AND e.event_id > $5 AND e.event_id <= $6 AND e.created_at >= $7 AND e.created_at < $8",
             self.columns, self.values, self.only
         )
     }
 }
 
 impl Wanted {
-    /// The statement that reads a page, for a transaction that is [`WALKED`]. Its parameters: SKU, location, orders,
+    /// The statement that reads a page, for a transaction that is [`WALKED`]. Its parameters: SKU, location,
     /// reservations, kind, after which id, up to which id, from when, until when, how many. Where `is_stop` is true the
     /// walk has stopped at this event, be it wanted or not.
     #[must_use]
@@ -79,11 +79,10 @@ impl Wanted {
                 columns!(),
                 ", e.is_stop FROM {from} CROSS JOIN LATERAL (
                      {walk} (($1::text IS NULL OR e.sku_id = $1) AND ($2::text IS NULL OR e.location_id = $2)
-                         AND ($3::text[] IS NULL OR e.order_id = ANY($3))
-                         AND ($4::uuid[] IS NULL OR e.reservation_id = ANY($4))
-                         AND ($5::text IS NULL OR e.event_type = $5::inventory_event_type))
-                     ORDER BY e.event_id LIMIT $10
-                 ) e ORDER BY e.event_id LIMIT $10"
+                         AND ($3::uuid[] IS NULL OR e.reservation_id = ANY($3))
+                         AND ($4::text IS NULL OR e.event_type = $4::inventory_event_type))
+                     ORDER BY e.event_id LIMIT $9
+                 ) e ORDER BY e.event_id LIMIT $9"
             ),
             from = head.from,
             walk = walk,
@@ -103,7 +102,7 @@ impl Wanted {
         const ITEM_KIND: &str = "e.sku_id, e.location_id, e.event_type";
         const PLACE_KIND: &str = "e.location_id, e.event_type";
         if self.order.is_some() || self.reservation.is_some() {
-            return Head::of("unnest($3::text[]) AS head(id)", "e.order_id", "head.id");
+            return Head::of("unnest($3::uuid[]) AS head(id)", "e.reservation_id", "head.id");
         }
         let is_rare = self.event_type.is_some_and(|kind| !kind.is_frequent());
         let rare = |from, values| Head {
@@ -111,19 +110,19 @@ impl Wanted {
             ..Head::of(from, ITEM_KIND, values)
         };
         match (&self.sku, &self.location, self.event_type) {
-            (Some(_), Some(_), _) if is_rare => rare(ONE, "$1, $2, $5::inventory_event_type"),
-            (Some(_), None, _) if is_rare => rare(PLACES, "$1, head.location_id, $5::inventory_event_type"),
+            (Some(_), Some(_), _) if is_rare => rare(ONE, "$1, $2, $4::inventory_event_type"),
+            (Some(_), None, _) if is_rare => rare(PLACES, "$1, head.location_id, $4::inventory_event_type"),
             (Some(_), Some(_), _) => Head::of(ONE, ITEM, "$1, $2"),
             (Some(_), None, _) => Head::of(PLACES, ITEM, "$1, head.location_id"),
             (None, Some(_), None) => {
                 let kinds = "unnest(enum_range(NULL::inventory_event_type)) AS head(kind)";
                 Head::of(kinds, PLACE_KIND, "$2, head.kind")
             }
-            (None, Some(_), Some(_)) => Head::of(ONE, PLACE_KIND, "$2, $5::inventory_event_type"),
+            (None, Some(_), Some(_)) => Head::of(ONE, PLACE_KIND, "$2, $4::inventory_event_type"),
             (None, None, Some(_)) => Head::of(
                 "location AS head",
                 PLACE_KIND,
-                "head.location_id, $5::inventory_event_type",
+                "head.location_id, $4::inventory_event_type",
             ),
             (None, None, None) => Head::of(ONE, "true", "true"),
         }

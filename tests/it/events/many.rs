@@ -12,6 +12,7 @@ use flashgate::ledger::events::{After, WALKED, Wanted};
 use flashgate::ledger::post::EventType;
 use serde_json::Value;
 use sqlx::PgPool;
+use uuid::Uuid;
 
 use crate::support::ledger::{Desk, sku};
 
@@ -35,16 +36,26 @@ async fn plant(pool: &PgPool, events: i64) {
     }
     sqlx::query(
         "INSERT INTO inventory_event (event_id, event_type, sku_id, location_id, quantity_delta, on_hand, reserved,
-             unavailable, escrowed, sold, damaged, returned, order_id, created_at)
+             unavailable, escrowed, sold, damaged, returned, reservation_id, order_id, created_at)
          SELECT n, (CASE WHEN n % 2000 = 1001 THEN 'inventory_released' WHEN n % 2000 = 1 THEN 'inventory_adjusted'
                     WHEN n % 1000 = 0 THEN 'inventory_damaged' WHEN n % 4 < 2 THEN 'inventory_reserved'
                     ELSE 'inventory_committed' END)::inventory_event_type,
              's' || CASE WHEN n % 2 = 1 THEN 7 ELSE n * 7919 % 500 END,
-             'w' || CASE WHEN n % 2 = 1 THEN 3 ELSE n * 104729 % 19 END, 1, 0, 0, 0, 0, 0, 0, 0, 'o' || n / 4,
+             'w' || CASE WHEN n % 2 = 1 THEN 3 ELSE n * 104729 % 19 END, 1, 0, 0, 0, 0, 0, 0, 0, md5('o' || n / 4)::uuid, 'o' || n / 4,
              now() - interval '4 days' + n * interval '4 days' / $1
          FROM generate_series(1, $1) AS n",
     )
     .bind(events)
+    .execute(&mut *connection)
+    .await
+    .expect("plants");
+    sqlx::query(
+        "INSERT INTO inventory_reservation (reservation_id, order_id, sku_id, location_id, quantity, status, key_hash,
+             fingerprint, explicit_key, trace_id, expires_at, created_at, updated_at)
+         SELECT DISTINCT ON (order_id) reservation_id, order_id, sku_id, location_id, 1,
+             'COMMITTED'::reservation_status, reservation_id, 0, false, reservation_id, created_at, created_at, created_at
+         FROM inventory_event ORDER BY order_id, event_id",
+    )
     .execute(&mut *connection)
     .await
     .expect("plants");
@@ -53,7 +64,7 @@ async fn plant(pool: &PgPool, events: i64) {
         .execute(&mut *connection)
         .await
         .expect("moves on");
-    sqlx::query("VACUUM ANALYZE inventory_event")
+    sqlx::query("VACUUM ANALYZE inventory_event, inventory_reservation")
         .execute(&mut *connection)
         .await
         .expect("analyzes");
@@ -63,15 +74,22 @@ async fn plant(pool: &PgPool, events: i64) {
 async fn cost(pool: &PgPool, wanted: &Wanted, after: i64, from: DateTime<Utc>) -> (i64, i64) {
     let mut tx = pool.begin().await.expect("begins");
     sqlx::query(WALKED).execute(&mut *tx).await.expect("sets");
-    let orders = wanted.order.as_ref().map(|order| vec![order.to_string()]);
+    let of_order = "SELECT array_agg(reservation_id) FROM inventory_reservation WHERE order_id = $1";
+    let reservations: Option<Vec<Uuid>> = match &wanted.order {
+        Some(order) => sqlx::query_scalar(of_order)
+            .bind(order.as_str())
+            .fetch_one(&mut *tx)
+            .await
+            .expect("reads"),
+        None => None,
+    };
     let plan: Value = sqlx::query_scalar(&format!(
         "EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {}",
         wanted.statement()
     ))
     .bind(wanted.sku.as_ref().map(ToString::to_string))
     .bind(wanted.location.as_ref().map(ToString::to_string))
-    .bind(orders)
-    .bind(None::<Vec<uuid::Uuid>>)
+    .bind(reservations)
     .bind(wanted.event_type.map(EventType::as_str))
     .bind(after)
     .bind(i64::MAX)
