@@ -24,4 +24,5 @@ pub mod http;
 pub mod ledger;
 pub mod metric;
 pub mod telemetry;
+pub mod thread;
 pub mod worker;

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// A file longer than this holds a second idea.
 const LINES_MAX: usize = 400;
 /// Known to everybody: they know nothing of stock.
-const LEAVES: [&str; 4] = ["clock", "health", "metric", "telemetry"];
+const LEAVES: [&str; 5] = ["clock", "health", "metric", "telemetry", "thread"];
 /// Names that say nothing about what is inside.
 const NAMELESS: [&str; 6] = ["util", "common", "core", "types", "manager", "service"];
 

@@ -1,13 +1,7 @@
-//! The ledger's calls of the hot paths, each in batches, on a thread of their own.
-//!
-//! A transaction is a chain of short waits for Postgres. Among the requests, each of its steps would queue behind
-//! whatever they do just then, while the rows that it has locked keep everybody else waiting.
+//! The ledger's calls of the hot paths, each in batches, on a [thread of their own](crate::thread).
 
 use std::collections::HashMap;
 use std::sync::Arc;
-
-use tokio::runtime::{Builder, Handle};
-use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::batch::Batcher;
 use super::reserve::RouteAsk;
@@ -19,6 +13,7 @@ use crate::ledger::fallback::{FallbackAnswer, FallbackAsk};
 use crate::ledger::places::Place;
 use crate::ledger::route::Route;
 use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
+use crate::thread::Thread;
 
 /// One for each kind of call, and one for the [second](Batcher::start_in_turns) of a kind.
 const CONNECTIONS_MAX: u32 = 8;
@@ -43,47 +38,48 @@ pub struct LedgerCalls {
     /// Who has a key.
     pub(super) key: Batcher<KeyHash, Option<KeyFound>>,
     ledger: Ledger,
-    _thread: Arc<DropGuard>,
+    _thread: Arc<Thread>,
 }
 
 impl LedgerCalls {
     /// Batches calls to this ledger, over connections of their own.
     #[must_use]
     pub fn start(ledger: &Ledger) -> Self {
-        let (on, thread) = thread();
+        let thread = Thread::start("ledger");
+        let on = thread.handle();
         let own = ledger.apart(CONNECTIONS_MAX);
         let (end, extend, read, take) = (own.clone(), own.clone(), own.clone(), own.clone());
         let (route, places, key, fallback) = (own.clone(), own.clone(), own.clone(), own.clone());
         LedgerCalls {
-            end: Batcher::start(&on, "end", move |asks: Arc<[EndAsk]>| {
+            end: Batcher::start(on, "end", move |asks: Arc<[EndAsk]>| {
                 let ledger = end.clone();
                 async move { ledger.end(&asks).await }
             }),
-            extend: Batcher::start(&on, "extend", move |asks: Arc<[ExtendAsk]>| {
+            extend: Batcher::start(on, "extend", move |asks: Arc<[ExtendAsk]>| {
                 let ledger = extend.clone();
                 async move { ledger.extend(&asks).await }
             }),
-            read: Batcher::start(&on, "read", move |ids: Arc<[ReservationId]>| {
+            read: Batcher::start(on, "read", move |ids: Arc<[ReservationId]>| {
                 let ledger = read.clone();
                 async move { reservations_of(&ledger, &ids).await }
             }),
-            take: Batcher::start_in_turns(&on, "take", move |asks: Arc<[TakeAsk]>, turn| {
+            take: Batcher::start_in_turns(on, "take", move |asks: Arc<[TakeAsk]>, turn| {
                 let ledger = take.clone();
                 async move { ledger.take_in_turn(&asks, turn).await }
             }),
-            fallback: Batcher::start(&on, "fallback", move |asks: Arc<[FallbackAsk]>| {
+            fallback: Batcher::start(on, "fallback", move |asks: Arc<[FallbackAsk]>| {
                 let ledger = fallback.clone();
                 async move { ledger.take_aside(&asks).await }
             }),
-            route: Batcher::start(&on, "route", move |asks: Arc<[RouteAsk]>| {
+            route: Batcher::start(on, "route", move |asks: Arc<[RouteAsk]>| {
                 let ledger = route.clone();
                 async move { routes_of(&ledger, &asks).await }
             }),
-            places: Batcher::start(&on, "places", move |skus: Arc<[Sku]>| {
+            places: Batcher::start(on, "places", move |skus: Arc<[Sku]>| {
                 let ledger = places.clone();
                 async move { places_of(&ledger, &skus).await }
             }),
-            key: Batcher::start(&on, "key", move |keys: Arc<[KeyHash]>| {
+            key: Batcher::start(on, "key", move |keys: Arc<[KeyHash]>| {
                 let ledger = key.clone();
                 async move {
                     let found = ledger.find_keys(&keys).await?;
@@ -92,7 +88,7 @@ impl LedgerCalls {
                 }
             }),
             ledger: own,
-            _thread: Arc::new(thread.drop_guard()),
+            _thread: Arc::new(thread),
         }
     }
 
@@ -100,28 +96,6 @@ impl LedgerCalls {
     pub async fn close(&self) {
         self.ledger.close().await;
     }
-}
-
-/// A runtime on a thread of its own, which ends with the token.
-fn thread() -> (Handle, CancellationToken) {
-    let token = CancellationToken::new();
-    let ended = token.clone();
-    let (made, handle) = std::sync::mpsc::sync_channel(1);
-    let run = move || {
-        let runtime = Builder::new_current_thread().enable_all().build();
-        made.send(runtime.as_ref().map(|runtime| runtime.handle().clone()).ok())
-            .ok();
-        if let Ok(runtime) = runtime {
-            runtime.block_on(ended.cancelled());
-        }
-    };
-    let started = std::thread::Builder::new().name("ledger".into()).spawn(run);
-    let handle = started.ok().and_then(|_| handle.recv().ok().flatten());
-    let handle = handle.unwrap_or_else(|| {
-        tracing::warn!("no thread for the ledger's calls: they run among the requests");
-        Handle::current()
-    });
-    (handle, token)
 }
 
 /// One read for all. The id of a part of a cart reads as its cart: which, only a read of its own can tell.

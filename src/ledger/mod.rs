@@ -173,7 +173,12 @@ impl Ledger {
     pub fn apart(&self, connections_max: u32) -> Ledger {
         let options = self.pool.options().clone().max_connections(connections_max);
         let to = (*self.pool.connect_options()).clone();
-        let plans = [("plan_cache_mode", "force_generic_plan"), ("enable_seqscan", "off")];
+        // Where there is no index a scan seems to cost enough to have it compiled, each time.
+        let plans = [
+            ("plan_cache_mode", "force_generic_plan"),
+            ("enable_seqscan", "off"),
+            ("jit", "off"),
+        ];
         self.over(&options.connect_lazy_with(to.options(plans)))
     }
 

@@ -31,6 +31,10 @@ use crate::clock::Clock;
 use crate::flash::Flash;
 use crate::health::Health;
 use crate::ledger::Ledger;
+use crate::thread::Thread;
+
+/// Lanes whose queues are carried into the ledger at the same instant; others wait some ms for their turn.
+const LANES_CONNECTIONS_MAX: u32 = 8;
 
 /// Work that a process takes on beside HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +80,7 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     tasks.spawn(fallback::run(context.clone()));
     tasks.spawn(sales::count_refusals(context.clone()));
     if roles.writer || roles.granter {
-        tasks.spawn(owner::run(context.clone()));
+        tasks.spawn(own_lanes(context.clone()));
     }
     if roles.granter {
         tasks.spawn(granter::nudge(context.clone()));
@@ -95,6 +99,22 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     }
     tasks.close();
     tasks
+}
+
+/// Serves lanes on a thread of their own, over connections of their own. The thread ends with this future, at the latest.
+async fn own_lanes(context: Context) {
+    let thread = Thread::start("lanes");
+    let served = thread.handle().spawn(async move {
+        let context = Context {
+            ledger: context.ledger.apart(LANES_CONNECTIONS_MAX),
+            ..context
+        };
+        owner::run(context.clone()).await;
+        context.ledger.close().await;
+    });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "lanes are served no more: others take them over in seconds");
+    }
 }
 
 /// Runs `step` until stopped: again at once when it says so, after `pause` otherwise, and with growing pauses, up to a
