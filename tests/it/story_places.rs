@@ -126,6 +126,8 @@ async fn a_sale_is_one_of_the_choices() {
     receive(door, "a", "wh1", 10).await;
     receive(door, "a", "wh2", 10).await;
     resell(door, "s", "a", 3, json!({})).await;
+    // The choice goes by what the ledger knows of the lanes.
+    whole.settled().await;
     assert_eq!(
         at(&anywhere(door, "o1", "a", json!({"quantity": 2})).await),
         (201, "wh1".into())
