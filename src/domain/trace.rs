@@ -39,7 +39,7 @@ impl TraceId {
 
 impl std::fmt::Display for TraceId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&data_encoding::HEXLOWER.encode(&self.0))
+        data_encoding::HEXLOWER.encode_display(&self.0).fmt(f)
     }
 }
 

@@ -1,9 +1,8 @@
 //! Counts and times every answer, by route and code.
 
-use std::time::Instant;
+use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request};
-use axum::middleware::Next;
+use axum::extract::MatchedPath;
 use axum::response::Response;
 use metrics::{Label, SharedString};
 
@@ -30,11 +29,9 @@ impl Level {
     }
 }
 
-/// See the module. Paths that don't exist count as one route: their number is not ours.
-pub(super) async fn layer(matched: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    let started = Instant::now();
-    let response = next.run(request).await;
-    let route = match matched {
+/// Counts an answer that took so long. Paths that don't exist count as one route: their number is not ours.
+pub(super) fn count(route: Option<&MatchedPath>, response: &Response, took: Duration) {
+    let route = match route {
         Some(path) => SharedString::from(path.as_str().to_owned()),
         None => SharedString::const_str("none"),
     };
@@ -54,6 +51,5 @@ pub(super) async fn layer(matched: Option<MatchedPath>, request: Request, next: 
         ]
     };
     metrics::counter!(metric::HTTP_RESPONSES, labels("code", code)).increment(1);
-    metrics::histogram!(metric::HTTP_SECONDS, labels("level", level)).record(started.elapsed().as_secs_f64());
-    response
+    metrics::histogram!(metric::HTTP_SECONDS, labels("level", level)).record(took);
 }

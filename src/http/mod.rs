@@ -1,8 +1,8 @@
 //! The HTTP edge: it parses, asks flash and the ledger, and tells outcomes as the contract words them.
 //!
 //! The only user of axum and governor. Two routers: [`public`] (checkout and reading) and [`admin`] (stock, admin,
-//! operations). Each handler is registered together with its documentation, so `/openapi.json` lists what exists. The
-//! layers, from the outside: trace, measure, panics, and on the public router admission.
+//! operations). Each handler is registered together with its documentation, so `/openapi.json` lists what exists.
+//! `frame` stands around all of them.
 
 mod admin_alerts;
 mod admin_approvals;
@@ -21,6 +21,7 @@ mod counts;
 mod edge;
 mod endings;
 mod events;
+mod frame;
 mod health;
 pub mod idempotency;
 pub mod json;
@@ -41,20 +42,17 @@ mod stock;
 pub mod trace;
 mod transfers;
 
-use std::any::Any;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::{Request, State};
 use axum::http::{Method, Uri};
-use axum::middleware::{Next, from_fn, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
+use axum::middleware::from_fn_with_state;
 use metrics_exporter_prometheus::PrometheusHandle;
-use tower_http::catch_panic::CatchPanicLayer;
 use utoipa_axum::router::OpenApiRouter;
 
 use self::admission::Admission;
 use self::code::Code;
+use self::frame::Frame;
 use self::ledger_calls::LedgerCalls;
 use self::problem::Problem;
 use self::reads::Reads;
@@ -181,41 +179,21 @@ fn admin_routes() -> OpenApiRouter<Arc<Gateway>> {
 
 /// Everything that the public listener serves.
 pub fn public(gateway: &Arc<Gateway>) -> Router {
-    let admission = from_fn_with_state(Arc::clone(&gateway.admission), admission::layer);
-    framed(Router::from(public_routes()), gateway, |router| router.layer(admission))
+    let frame = Frame::new(gateway, Some(&gateway.admission));
+    framed(Router::from(public_routes()), gateway, frame)
 }
 
 /// Everything that the admin listener serves.
 pub fn admin(gateway: &Arc<Gateway>) -> Router {
-    framed(Router::from(admin_routes()), gateway, |router| router)
+    framed(Router::from(admin_routes()), gateway, Frame::new(gateway, None))
 }
 
-type Paths = Router<Arc<Gateway>>;
-
-fn framed(routes: Paths, gateway: &Arc<Gateway>, inner: impl FnOnce(Paths) -> Paths) -> Router {
-    inner(
-        routes
-            .fallback(not_found)
-            .method_not_allowed_fallback(method_not_allowed),
-    )
-    .layer(from_fn_with_state(Arc::clone(gateway), starting))
-    .layer(CatchPanicLayer::custom(panicked))
-    .layer(from_fn(measure::layer))
-    .layer(from_fn_with_state(gateway.random, trace::layer))
-    .with_state(Arc::clone(gateway))
-}
-
-/// Until the process knows its lanes it can only say how it is.
-async fn starting(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
-    let asks_how_it_is = ["/healthz", "/readyz", "/metrics", "/openapi.json"].contains(&request.uri().path());
-    if asks_how_it_is || gateway.flash.get().is_some() {
-        return next.run(request).await;
-    }
-    Problem::new(
-        Code::LedgerUnavailable,
-        "the gateway is starting; /readyz says what it waits for",
-    )
-    .into_response()
+fn framed(routes: Router<Arc<Gateway>>, gateway: &Arc<Gateway>, frame: Frame) -> Router {
+    routes
+        .fallback(not_found)
+        .method_not_allowed_fallback(method_not_allowed)
+        .layer(from_fn_with_state(frame, frame::layer))
+        .with_state(Arc::clone(gateway))
 }
 
 async fn not_found(uri: Uri) -> Problem {
@@ -226,19 +204,12 @@ async fn method_not_allowed(method: Method, uri: Uri) -> Problem {
     Problem::new(Code::MethodNotAllowed, format!("{} does not take {method}", uri.path()))
 }
 
-fn panicked(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a value that is no text");
-    Problem::internal(format_args!("a handler panicked: {text}")).into_response()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ledger;
     use axum::body::{Body, to_bytes};
+    use axum::extract::Request;
     use axum::routing::get;
     use tower::ServiceExt;
 
@@ -259,7 +230,8 @@ mod tests {
         let admission = Arc::new(Admission::new(&OPEN));
         let gateway = Gateway::new(ledger, admission, crate::metric::install(), || [7; 16]);
         let panics = Router::new().route("/healthz", get(async || -> () { panic!("the secret") }));
-        let router = framed(panics, &Arc::new(gateway), |router| router);
+        let gateway = Arc::new(gateway);
+        let router = framed(panics, &gateway, Frame::new(&gateway, None));
         let request = Request::get("/healthz").body(Body::empty()).expect("a request");
         let response = router.oneshot(request).await.expect("a router never fails");
         assert_eq!(response.status(), 500);

@@ -1,16 +1,15 @@
 //! Trace ids and operators: who asked, and under which id it is told in logs, rows and events.
 //!
-//! `layer` is the outermost layer of both routers: it takes the caller's W3C `traceparent` or makes one, hands the
-//! [`Traced`] id to the handlers, finishes problems with it and returns it in the response's own `traceparent`.
+//! The frame of both routers takes the caller's W3C `traceparent` or makes one, hands the [`Traced`] id to the handlers,
+//! finishes problems with it and returns it in the response's own `traceparent`.
 
 use std::convert::Infallible;
 
-use axum::extract::{FromRequestParts, Request, State};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::Response;
-use tracing::Instrument;
+use data_encoding::HEXLOWER;
 
 use super::problem::Problem;
 use crate::domain::text::Text;
@@ -43,23 +42,27 @@ impl Operator {
     }
 }
 
-/// See the module.
-pub(super) async fn layer(State(random): State<Random>, mut request: Request, next: Next) -> Response {
+/// The caller's trace id, or a new one; handlers find it among the request's extensions.
+pub(super) fn begin(request: &mut Request, random: Random) -> TraceId {
     let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
     let trace = given
         .and_then(TraceId::from_traceparent)
         .unwrap_or_else(|| TraceId(random()));
     request.extensions_mut().insert(Traced(trace));
-    let span = tracing::debug_span!("request", trace = %trace, method = %request.method(), path = request.uri().path());
-    let mut response = next.run(request).instrument(span).await;
-    if let Some(problem) = response.extensions().get::<Problem>().cloned() {
-        problem.finish(&mut response, trace);
+    trace
+}
+
+/// Writes the problem that the answer is, if it is one, and names the trace in the answer's head.
+pub(super) fn finish(response: &mut Response, trace: TraceId, random: Random) {
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        problem.finish(response, trace);
     }
     // Our own span below the caller's; flag 01: recorded.
-    let span_id = data_encoding::HEXLOWER.encode(&random()[..8]);
-    let value = HeaderValue::from_str(&format!("00-{trace}-{span_id}-01")).expect("hex digits are a header value");
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    HEXLOWER.encode_mut(&trace.0, &mut text[3..35]);
+    HEXLOWER.encode_mut(&random()[..8], &mut text[36..52]);
+    let value = HeaderValue::from_bytes(&text).expect("hex digits are a header value");
     response.headers_mut().insert(TRACEPARENT, value);
-    response
 }
 
 impl<S: Sync> FromRequestParts<S> for Traced {
