@@ -3,7 +3,8 @@
 //! Labels have few values: routes, codes, causes, lanes. A SKU, a user, an order or a reservation is never a label.
 //! Latencies are in seconds, as Prometheus wants them; sizes count what their name says.
 
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use metrics::Unit;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
@@ -140,6 +141,28 @@ metrics_table! {
         "Time from closing the lanes to opening them.";
     DEPENDENCY_UP = "flashgate_dependency_up", Kind::Gauge, Count,
         "1 where the `dependency` (`redis`, `postgres`) answers, else 0.";
+}
+
+/// Handles of one metric, by the value of one label. The recorder copies name and labels whenever it is asked for a
+/// handle, which takes ten times as long as to count with it: what is counted for each request is asked for once.
+#[derive(Debug)]
+pub struct Handles<H>(RwLock<HashMap<&'static str, H>>);
+
+impl<H> Default for Handles<H> {
+    fn default() -> Self {
+        Handles(RwLock::default())
+    }
+}
+
+impl<H: Clone> Handles<H> {
+    /// The handle for this value; `ask` gets it of the recorder, which must be installed.
+    pub fn of(&self, value: &'static str, ask: impl FnOnce() -> H) -> H {
+        if let Some(known) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(value) {
+            return known.clone();
+        }
+        let mut handles = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        handles.entry(value).or_insert_with(ask).clone()
+    }
 }
 
 /// The recorder of this process, installed by the first call.

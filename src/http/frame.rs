@@ -17,8 +17,9 @@ use tracing::Instrument;
 
 use super::admission::{self, Admission};
 use super::code::Code;
+use super::measure::Measures;
 use super::problem::Problem;
-use super::{Gateway, measure, trace};
+use super::{Gateway, trace};
 
 /// The frame of one router.
 #[derive(Clone)]
@@ -26,6 +27,7 @@ pub(super) struct Frame {
     gateway: Arc<Gateway>,
     /// None where everything is let in.
     admission: Option<Arc<Admission>>,
+    measures: Arc<Measures>,
 }
 
 impl Frame {
@@ -33,6 +35,7 @@ impl Frame {
         Frame {
             gateway: Arc::clone(gateway),
             admission: admission.map(Arc::clone),
+            measures: Arc::default(),
         }
     }
 
@@ -57,7 +60,7 @@ impl Frame {
 pub(super) async fn layer(State(frame): State<Frame>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let route = request.extensions().get::<MatchedPath>().cloned();
-    let random = frame.gateway.random;
+    let (random, measures) = (frame.gateway.random, Arc::clone(&frame.measures));
     let trace = trace::begin(&mut request, random);
     let span = tracing::debug_span!("request", %trace, method = %request.method(), path = request.uri().path());
     // Nothing that a handler leaves behind when it panics is looked at again.
@@ -66,7 +69,7 @@ pub(super) async fn layer(State(frame): State<Frame>, mut request: Request, next
         .instrument(span)
         .await
         .unwrap_or_else(|panic| panicked(&*panic));
-    measure::count(route.as_ref(), &response, started.elapsed());
+    measures.count(route.as_ref(), &response, started.elapsed());
     trace::finish(&mut response, trace, random);
     response
 }

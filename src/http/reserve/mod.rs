@@ -11,11 +11,12 @@ mod request;
 mod route;
 mod settle;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::response::Response;
+use metrics::Counter;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -34,7 +35,7 @@ use super::json::Json;
 use super::prefer::Prefer;
 use super::problem::Problem;
 use super::trace::Traced;
-use crate::metric;
+use crate::metric::{self, Handles};
 
 /// How long a request waits for a sale to come to its lanes, or for a stop to drain, before it is told to come back; and
 /// between two looks.
@@ -110,8 +111,17 @@ async fn take(gateway: &Gateway, asked: &Asked, wanted: Wanted, prefer: Prefer) 
         Ok(_) => "RESERVED",
         Err(problem) => problem.code().as_str(),
     };
-    metrics::counter!(metric::RESERVATIONS, "outcome" => outcome).increment(1);
+    count(outcome);
     taken
+}
+
+fn count(outcome: &'static str) {
+    static COUNTERS: LazyLock<Handles<Counter>> = LazyLock::new(Handles::default);
+    let counter = COUNTERS.of(
+        outcome,
+        || metrics::counter!(metric::RESERVATIONS, "outcome" => outcome),
+    );
+    counter.increment(1);
 }
 
 /// A sale changes just now.
