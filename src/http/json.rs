@@ -158,6 +158,11 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii_start().first() != Some(&b'{') {
         return Err(Problem::new(Code::InvalidRequest, "the body must be a JSON object"));
     }
+    // Keeping track of the path costs as much as the parsing: what is refused is read again, to tell which field it was.
+    serde_json::from_slice(bytes).or_else(|_| parse_by_path(bytes))
+}
+
+fn parse_by_path<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut json = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let path = error.path().to_string();
