@@ -2,17 +2,21 @@
 
 use serde::Serialize;
 
+use crate::domain::id::{LocationId, OrderId, Sku, UserId};
 use crate::domain::reservation::{Ack, Line, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
+use crate::domain::time::Millis;
 
 /// One line of a reservation.
 #[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct LineBody {
     /// What.
-    pub sku_id: String,
+    #[schema(value_type = String)]
+    pub sku_id: Sku,
     /// Where.
-    pub location_id: String,
+    #[schema(value_type = String)]
+    pub location_id: LocationId,
     /// Units.
     pub quantity: i64,
 }
@@ -20,8 +24,8 @@ pub struct LineBody {
 impl From<&Line> for LineBody {
     fn from(line: &Line) -> Self {
         LineBody {
-            sku_id: line.item.sku.to_string(),
-            location_id: line.item.location.to_string(),
+            sku_id: line.item.sku.clone(),
+            location_id: line.item.location.clone(),
             quantity: line.quantity,
         }
     }
@@ -33,12 +37,15 @@ impl From<&Line> for LineBody {
 #[schema(as = Reservation)]
 pub struct ReservationBody {
     /// Its id.
-    pub reservation_id: String,
+    #[schema(value_type = String)]
+    pub reservation_id: ReservationId,
     /// The shop's order.
-    pub order_id: String,
+    #[schema(value_type = String)]
+    pub order_id: OrderId,
     /// The buyer, where one was named.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub user_id: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub user_id: Option<UserId>,
     /// Where it stands.
     pub status: Status,
     /// Why it was rejected.
@@ -52,11 +59,14 @@ pub struct ReservationBody {
     #[serde(flatten)]
     pub only: Option<LineBody>,
     /// The deadline.
-    pub expires_at: String,
+    #[schema(value_type = String)]
+    pub expires_at: Millis,
     /// When the units were taken.
-    pub created_at: String,
+    #[schema(value_type = String)]
+    pub created_at: Millis,
     /// Last change.
-    pub updated_at: String,
+    #[schema(value_type = String)]
+    pub updated_at: Millis,
 }
 
 impl From<Reservation> for ReservationBody {
@@ -67,17 +77,17 @@ impl From<Reservation> for ReservationBody {
             _ => None,
         };
         ReservationBody {
-            reservation_id: r.id.to_string(),
-            order_id: r.order.to_string(),
-            user_id: r.user.map(|user| user.to_string()),
+            reservation_id: r.id,
+            order_id: r.order,
+            user_id: r.user,
             status: r.status,
             cause: r.cause.map(|cause| cause.as_str()),
             ack: r.ack,
             lines,
             only,
-            expires_at: r.expires_at.to_string(),
-            created_at: r.created_at.to_string(),
-            updated_at: r.updated_at.to_string(),
+            expires_at: r.expires_at,
+            created_at: r.created_at,
+            updated_at: r.updated_at,
         }
     }
 }
@@ -87,7 +97,8 @@ impl From<Reservation> for ReservationBody {
 #[serde(rename_all = "camelCase")]
 pub struct LostBody {
     /// Its id.
-    pub reservation_id: String,
+    #[schema(value_type = String)]
+    pub reservation_id: ReservationId,
     /// `REJECTED`.
     pub status: Status,
     /// `lost`.
@@ -101,7 +112,7 @@ impl LostBody {
     #[must_use]
     pub fn new(id: ReservationId) -> Self {
         LostBody {
-            reservation_id: id.to_string(),
+            reservation_id: id,
             status: Status::Rejected,
             cause: crate::domain::reservation::Cause::Lost.as_str(),
             ack: Ack::Accepted,

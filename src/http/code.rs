@@ -3,6 +3,8 @@
 //! Each code says what the client does next and what the operator does. `retryable` means that the same request, sent
 //! again unchanged (after `Retry-After`, with the same idempotency key), may well succeed.
 
+use std::sync::LazyLock;
+
 use axum::http::StatusCode;
 
 macro_rules! codes {
@@ -134,17 +136,31 @@ codes! {
 impl Code {
     /// What tells the codes apart in `type`: a URN, because clients switch on `code` and there is no page to fetch.
     #[must_use]
-    pub fn type_uri(self) -> String {
-        format!(
-            "urn:flashgate:problem:{}",
-            self.as_str().to_ascii_lowercase().replace('_', "-")
-        )
+    pub fn type_uri(self) -> &'static str {
+        static URIS: LazyLock<Vec<String>> = LazyLock::new(|| {
+            let uri = |code: &Code| {
+                let word = code.as_str().to_ascii_lowercase().replace('_', "-");
+                format!("urn:flashgate:problem:{word}")
+            };
+            Code::ALL.iter().map(uri).collect()
+        });
+        // `ALL` lists them as they are declared.
+        &URIS[self as usize]
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_code_has_a_type_of_its_own() {
+        assert_eq!(Code::SaleNotLive.type_uri(), "urn:flashgate:problem:sale-not-live");
+        for code in Code::ALL {
+            let word = code.type_uri().trim_start_matches("urn:flashgate:problem:");
+            assert_eq!(word.to_ascii_uppercase().replace('-', "_"), code.as_str());
+        }
+    }
 
     #[test]
     fn what_may_be_retried_says_when() {

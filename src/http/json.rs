@@ -26,6 +26,9 @@ use super::problem::Problem;
 /// Longest body, in bytes: a cart of 100 lines with the longest ids fits twice.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 
+/// As long as problems and reservations of one line are, and a little more.
+const ANSWER_BYTES: usize = 512;
+
 /// Longest time a body may take to arrive: a sender that trickles must not hold a request's place.
 pub const BODY_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -93,11 +96,22 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJson<T> 
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
-        match serde_json::to_vec(&self.0) {
+        match write(&self.0) {
             Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
             Err(error) => Problem::internal(error).into_response(),
         }
     }
+}
+
+/// The text of an answer.
+///
+/// # Errors
+/// The value can't be JSON: a map with keys that are no text.
+pub(super) fn write(value: &impl Serialize) -> serde_json::Result<Vec<u8>> {
+    // Most answers fit at once.
+    let mut text = Vec::with_capacity(ANSWER_BYTES);
+    serde_json::to_writer(&mut text, value)?;
+    Ok(text)
 }
 
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {

@@ -9,10 +9,11 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderValue, Response};
 use axum::response::IntoResponse;
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Serialize, Serializer};
+use serde_json::Value;
 
 use super::code::Code;
+use super::json;
 use crate::domain::trace::TraceId;
 use crate::ledger::LedgerError;
 
@@ -25,7 +26,7 @@ pub struct Problem {
     code: Code,
     detail: String,
     retry_after: Option<Duration>,
-    extra: Map<String, Value>,
+    extra: Extra,
     cause: Option<String>,
 }
 
@@ -36,7 +37,7 @@ pub struct Problem {
 pub struct ProblemBody<'a> {
     /// Names the code as a URN.
     #[serde(rename = "type")]
-    type_uri: String,
+    type_uri: &'a str,
     /// The code, in words.
     title: &'a str,
     /// The HTTP status.
@@ -52,7 +53,17 @@ pub struct ProblemBody<'a> {
     /// Fields that help, by code.
     #[serde(flatten)]
     #[schema(value_type = Object, additional_properties)]
-    extra: &'a Map<String, Value>,
+    extra: &'a Extra,
+}
+
+/// Fields beside the standard ones, in the order they came; a handful at most.
+#[derive(Clone, Debug, Default)]
+struct Extra(Vec<(&'static str, Value)>);
+
+impl Serialize for Extra {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 impl Problem {
@@ -63,7 +74,7 @@ impl Problem {
             code,
             detail: detail.into(),
             retry_after: None,
-            extra: Map::new(),
+            extra: Extra::default(),
             cause: None,
         }
     }
@@ -82,15 +93,18 @@ impl Problem {
 
     /// Adds a field beside the standard ones.
     #[must_use]
-    pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
-        self.extra.insert(field.to_owned(), value.into());
+    pub fn with(mut self, field: &'static str, value: impl Into<Value>) -> Self {
+        let Extra(fields) = &mut self.extra;
+        fields.retain(|(name, _)| *name != field);
+        fields.push((field, value.into()));
         self
     }
 
     /// A field beside the standard ones.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&Value> {
-        self.extra.get(name)
+        let mut fields = self.extra.0.iter();
+        fields.find_map(|(known, value)| (*known == name).then_some(value))
     }
 
     /// Says when to come back; rounded up to whole seconds, at least one.
@@ -118,7 +132,7 @@ impl Problem {
         if let Some(cause) = &self.cause {
             tracing::error!(trace = %trace, code = self.code.as_str(), cause, "a request failed");
         }
-        let body = serde_json::to_vec(&ProblemBody {
+        let body = json::write(&ProblemBody {
             type_uri: self.code.type_uri(),
             title: self.code.title(),
             status: self.code.status().as_u16(),

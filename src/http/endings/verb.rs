@@ -104,7 +104,7 @@ fn in_verbs(ended: Ended) -> Response {
         reservation, restocked, ..
     } = ended.body;
     let body = VerbBody {
-        reservation_id: reservation.reservation_id,
+        reservation_id: reservation.reservation_id.to_string(),
         status: match reservation.status {
             Status::Committed => "CONFIRMED",
             other => other.as_str(),
