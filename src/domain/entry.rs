@@ -74,8 +74,8 @@ impl Slip {
     #[must_use]
     pub fn buyer(&self) -> String {
         match &self.user {
-            Some(user) => format!("u:{user}"),
-            None => format!("o:{}", self.order),
+            Some(user) => ["u:", user].concat(),
+            None => ["o:", &self.order].concat(),
         }
     }
 

@@ -1,6 +1,8 @@
 //! What a request to reserve says, and the hashes that name it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::sync::OnceLock;
 
 use serde::Deserialize;
 
@@ -166,6 +168,8 @@ pub(super) struct Asked {
     pub(super) key: KeyHash,
     pub(super) fingerprint: Fingerprint,
     pub(super) trace: TraceId,
+    /// The order's line of the first item that it was wanted of, which mostly is the only one.
+    line: OnceLock<(Item, KeyHash)>,
 }
 
 impl Asked {
@@ -184,38 +188,53 @@ impl Asked {
         let user = body.user_id.as_ref().map_or("", UserId::as_str);
         let order = body.order_id.as_str();
         let ttl = body.ttl_seconds.map_or_else(String::new, |ttl| ttl.to_string());
-        let mut parts = Vec::new();
+        let mut parts: Vec<Cow<'_, str>> = Vec::with_capacity(8);
         let derived = match &wanted {
             Wanted::Line(wish) => {
                 let location = wish.location.as_ref().map_or("", LocationId::as_str);
-                let names = [order, wish.sku.as_str(), location, user].map(str::to_owned);
-                parts.extend(names.into_iter().chain([wish.quantity.units().to_string(), ttl]));
+                parts.extend([order, wish.sku.as_str(), location, user].map(Cow::from));
+                parts.extend([wish.quantity.units().to_string(), ttl].map(Cow::from));
                 KeyHash::order_line(order, wish.sku.as_str(), location)
             }
             Wanted::Cart(wishes) => {
-                parts.extend(["cart", order, user, &ttl].map(str::to_owned));
+                parts.extend(["cart", order, user].map(Cow::from));
+                parts.push(ttl.into());
                 for wish in wishes {
                     let location = wish.location.as_ref().map_or("", LocationId::as_str);
-                    parts.extend([wish.sku.as_str(), location].map(str::to_owned));
-                    parts.push(wish.quantity.units().to_string());
+                    parts.extend([wish.sku.as_str(), location].map(Cow::from));
+                    parts.push(wish.quantity.units().to_string().into());
                 }
                 KeyHash::cart(order)
             }
         };
         if ship_to.is_some() || body.allow_split {
-            parts.push(format!("{ship_to:?} {}", body.allow_split));
+            parts.push(format!("{ship_to:?} {}", body.allow_split).into());
         }
-        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+        let line = match &wanted {
+            Wanted::Line(Wish {
+                sku,
+                location: Some(location),
+                ..
+            }) => {
+                let item = Item {
+                    sku: sku.clone(),
+                    location: location.clone(),
+                };
+                OnceLock::from((item, derived))
+            }
+            _ => OnceLock::new(),
+        };
         let asked = Asked {
             explicit: key.is_some(),
             key: key.map_or(derived, |key| KeyHash::explicit("reserve", &key)),
-            fingerprint: Fingerprint::of(&parts),
+            fingerprint: Fingerprint::of(&parts.iter().map(AsRef::as_ref).collect::<Vec<&str>>()),
             order: body.order_id,
             user: body.user_id,
             ttl_ms: body.ttl_seconds.unwrap_or(0) * 1000,
             ship_to,
             allow_split: body.allow_split,
             trace,
+            line,
         };
         Ok((asked, wanted))
     }
@@ -283,7 +302,11 @@ impl Asked {
 
     /// The order's line of an item.
     pub(super) fn line(&self, item: &Item) -> KeyHash {
-        KeyHash::order_line(self.order.as_str(), item.sku.as_str(), item.location.as_str())
+        let line_of = |item: &Item| KeyHash::order_line(self.order.as_str(), item.sku.as_str(), item.location.as_str());
+        match self.line.get_or_init(|| (item.clone(), line_of(item))) {
+            (known, line) if known == item => *line,
+            _ => line_of(item),
+        }
     }
 }
 
