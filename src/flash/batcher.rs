@@ -30,6 +30,12 @@ const REPEAT_WITHIN: Duration = Duration::from_millis(600);
 #[derive(Debug)]
 pub(crate) struct Ask {
     pub(crate) request: Request,
+    pub(crate) asker: Asker,
+}
+
+/// Who waits for an answer.
+#[derive(Debug)]
+pub(crate) struct Asker {
     /// The caller will wait for durable.
     pub(crate) watches: bool,
     pub(crate) reply: oneshot::Sender<Result<Answered, FlashError>>,
@@ -69,7 +75,7 @@ pub(crate) async fn run(lane: Arc<Lane>, redis: Redis, clock: Arc<Clock>, pace: 
             return;
         }
         // Whoever has gone away must not take units that nobody will pay for.
-        batch.retain(|ask| !ask.reply.is_closed());
+        batch.retain(|ask: &Ask| !ask.asker.reply.is_closed());
         if batch.is_empty() {
             continue;
         }
@@ -86,7 +92,10 @@ pub(crate) async fn run(lane: Arc<Lane>, redis: Redis, clock: Arc<Clock>, pace: 
             while let Ok(ask) = asks.try_recv() {
                 refused.push(ask);
             }
-            refuse(refused, &FlashError::Unavailable("the lane is not open".into()));
+            refuse(
+                refused.into_iter().map(|ask| ask.asker),
+                &FlashError::Unavailable("the lane is not open".into()),
+            );
         } else if pace.calls_max == 1 {
             caller.serve(asks_now).await;
         } else {
@@ -98,10 +107,10 @@ pub(crate) async fn run(lane: Arc<Lane>, redis: Redis, clock: Arc<Clock>, pace: 
     }
 }
 
-fn refuse(asks: Vec<Ask>, error: &FlashError) {
-    for ask in asks {
+fn refuse(askers: impl IntoIterator<Item = Asker>, error: &FlashError) {
+    for asker in askers {
         // Whoever has gone away does not want it any more.
-        ask.reply.send(Err(error.clone())).ok();
+        asker.reply.send(Err(error.clone())).ok();
     }
 }
 
@@ -126,7 +135,8 @@ impl Caller {
     /// what was carried out, so a repeat takes nothing twice.
     async fn serve(&self, asks: Vec<Ask>) {
         metrics::histogram!(metric::RESERVE_CALL_SIZE).record(u32::try_from(asks.len()).unwrap_or(u32::MAX));
-        let mut requests: Vec<Request> = asks.iter().map(|ask| ask.request.clone()).collect();
+        let (mut requests, askers): (Vec<Request>, Vec<Asker>) =
+            asks.into_iter().map(|ask| (ask.request, ask.asker)).unzip();
         let first = Nonce(rand::random());
         let mut outcome = self.call(first, &requests).await;
         let mut lost = None;
@@ -145,8 +155,8 @@ impl Caller {
             }
         }
         match outcome {
-            Ok(answers) => self.hand_out(asks, answers, lost),
-            Err(error) => refuse(asks, &error),
+            Ok(answers) => self.hand_out(askers, answers, lost),
+            Err(error) => refuse(askers, &error),
         }
     }
 
@@ -193,28 +203,28 @@ impl Caller {
         }
     }
 
-    fn hand_out(&self, asks: Vec<Ask>, answers: Vec<(Answer, i64)>, lost: Option<Nonce>) {
+    fn hand_out(&self, askers: Vec<Asker>, answers: Vec<(Answer, i64)>, lost: Option<Nonce>) {
         // One watch a call serves everyone who waits for it.
         let mut made: Option<Arc<CallWatch>> = None;
-        for (ask, (answer, set)) in asks.into_iter().zip(answers) {
+        for (asker, (answer, set)) in askers.into_iter().zip(answers) {
             let mut ours = false;
             let mut watch_of = None;
             match &answer {
-                Answer::Reserved { place, .. } if ask.watches => {
+                Answer::Reserved { place, .. } if asker.watches => {
                     let name = (place.epoch, place.seq, place.nonce);
                     let call = made.get_or_insert_with(|| self.lane.waiters.made(name)).clone();
                     watch_of = Some(DurableWatch::made(call, place.index));
                 }
                 Answer::Replayed(place) => {
                     ours = lost.is_some_and(|nonce| nonce.tail() == place.nonce);
-                    if ask.watches {
+                    if asker.watches {
                         watch_of = Some(DurableWatch::asked(&self.lane.waiters, *place));
                     }
                 }
                 _ => {}
             }
             // A caller that has gone away leaves its reservation to its key's next try, or to its expiry.
-            let _ = ask.reply.send(Ok(Answered {
+            let _ = asker.reply.send(Ok(Answered {
                 answer,
                 watch: watch_of,
                 ours,

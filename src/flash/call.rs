@@ -4,7 +4,7 @@ use fred::types::Value;
 
 use super::error::FlashError;
 use super::keys::LaneKeys;
-use super::reply::{array, broken, bytes, count, number, place, text};
+use super::reply::{array, broken, bytes, count, is_word, number, place, text};
 use crate::domain::entry::set_sale_index;
 use crate::domain::lane::{Epoch, Nonce, Seq};
 use crate::domain::reservation_id::Place;
@@ -110,8 +110,8 @@ pub(crate) fn pack(keys: &LaneKeys, fence: &Fence, queue_max: u64, requests: &[R
 /// # Errors
 /// `Stale` where the lane refused the fence; `Unavailable` where the reply is another call's.
 pub(crate) fn unpack(reply: Value, fence: &Fence, requests: &[Request]) -> Result<Called, FlashError> {
-    let parts = check_nonce(reply, fence)?;
-    let [_, word, rest @ ..] = parts.as_slice() else {
+    let mut parts = check_nonce(reply, fence)?;
+    let [_, word, rest @ ..] = parts.as_mut_slice() else {
         return Err(FlashError::Broken("a short reply".into()));
     };
     match (text(word).as_str(), rest) {
@@ -119,15 +119,15 @@ pub(crate) fn unpack(reply: Value, fence: &Fence, requests: &[Request]) -> Resul
         ("ok", [seq, time, _grant, figures, answers]) => {
             let seq = count(seq)?;
             let time = Millis(number(time)?);
-            let figures = read_figures(figures.clone())?;
+            let figures = read_figures(figures.take())?;
             let sale_index = sale_indexes(requests);
             let mut reserved = 0u8;
             let mut out = Vec::with_capacity(requests.len());
-            for (i, value) in array(answers.clone(), "answers")?.into_iter().enumerate() {
+            for (i, value) in array(answers.take(), "answers")?.into_iter().enumerate() {
                 let request = requests
                     .get(i)
                     .ok_or_else(|| FlashError::Broken("too many answers".into()))?;
-                let answer = if text(&value) == "reserved" {
+                let answer = if is_word(&value, "reserved") {
                     let hold_ms = if request.ttl_ms > 0 {
                         request.ttl_ms
                     } else {

@@ -28,6 +28,11 @@ pub(crate) fn bytes(value: &Value) -> Vec<u8> {
     }
 }
 
+/// Whether it is this word.
+pub(crate) fn is_word(value: &Value, word: &str) -> bool {
+    value.as_bytes() == Some(word.as_bytes())
+}
+
 pub(crate) fn text(value: &Value) -> String {
     String::from_utf8_lossy(&bytes(value)).into_owned()
 }

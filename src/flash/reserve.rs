@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::batcher::{Answered, Ask};
+use super::batcher::{Answered, Ask, Asker};
 use super::call::{Answer, Request};
 use super::desk::{DryAsk, Verdict};
 use super::lane::Lane;
@@ -113,8 +113,7 @@ impl Flash {
         let (reply, answer) = oneshot::channel();
         let ask = Ask {
             request,
-            watches,
-            reply,
+            asker: Asker { watches, reply },
         };
         lane.asks.try_send(ask).map_err(|_| FlashError::Overloaded)?;
         answer
