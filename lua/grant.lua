@@ -109,15 +109,15 @@ DO[6] = function(sale, message) -- take
 end
 
 DO[7] = function(sale, message) -- retake
-  local explicit, units, place, key, line, fingerprint = struct.unpack('>I1I3c12c16c16c8', message, 5)
-  local buyer = text_at(message, 61)
+  local explicit, units, place, key, line, fingerprint, sum = struct.unpack('>I1I3c12c16c16c8c4', message, 5)
+  local buyer = text_at(message, 65)
   local record = record_of(sale, buyer)
   if sale.free < units or byte(record, 1) >= RECORD_MAX or find_live(record, 16, sub(line, 1, 8)) then
     return 0
   end
   sale.free, sale.taken = sale.free - units, sale.taken + units
   sale.records[buyer] = add_live(record,
-    sub(key, 1, 8) .. fingerprint .. sub(line, 1, 8) .. char(explicit) .. sub(message, 6, 8) .. place)
+    sub(key, 1, 8) .. fingerprint .. sub(line, 1, 8) .. char(explicit) .. sub(message, 6, 8) .. place .. sum)
   return 1
 end
 
@@ -149,8 +149,11 @@ local items = {}
 for i, sale in ipairs(sales) do
   items[i] = struct.pack('>I4i4I4', tonumber(sale.no), sale.free, sale.hold)
 end
-redis.call('XADD', queue, epoch .. '-' .. seq, 'kind', 'grant', 'nonce', nonce, 'prev', m[4], 'time', time,
-  'total', m[6], 'first', last - #body + 1, 'items', table.concat(items), 'body', table.concat(body))
+local id, number = epoch .. '-' .. seq, last - #body + 1
+items, body = table.concat(items), table.concat(body)
+redis.call('XADD', queue, id, 'kind', 'grant', 'nonce', nonce, 'prev', m[4], 'time', time, 'total', m[6],
+  'first', number, 'items', items, 'body', body,
+  'sum', entry_sum(id, 'grant', time, m[6], number, nonce, m[4], items, body))
 redis.call('HSET', meta, 'seq', seq, 'nonce', nonce, 'time', time, 'grant', last)
 for _, sale in ipairs(sales) do
   if sale.dropped then

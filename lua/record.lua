@@ -1,13 +1,14 @@
 -- record: how a buyer's record is packed. Put before the scripts that read it.
 --
 -- A record is one field of a sale's buyers hash, under the buyer's name ("u:<user>" or "o:<order>"):
---   live entries 1 byte | tombstones 1 byte | live entries, 40 bytes each | tombstones, 20 bytes each
+--   live entries 1 byte | tombstones 1 byte | live entries, 44 bytes each | tombstones, 20 bytes each
 --   live entry: key hash 8 | fingerprint 8 | line hash 8 | flags 1 (1: the client sent a key) | units 3 | place 12
+--     | sum 4, of the buyer and all of this but the place, as the gateway computed it
 --   tombstone:  key hash 8 | place 12
 --   place:      epoch 3 | seq 5 | place in the call 1 | nonce tail 3      (domain::reservation_id::Place)
 -- At most 64 of each: a 65th live entry is refused, the oldest tombstone makes room (by then the ledger's key table
 -- answers for it).
-local LIVE, TOMB, RECORD_MAX = 40, 20, 64
+local LIVE, TOMB, RECORD_MAX = 44, 20, 64
 local byte, sub, char = string.byte, string.sub, string.char
 
 local function tombs_at(record)

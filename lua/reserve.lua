@@ -83,7 +83,7 @@ local function rate_wait(sale, buyer)
   return wait
 end
 
-local accepted, slips = 0, {}
+local accepted, slips, sums = 0, {}, {}
 
 local function answer(buyer, slip)
   local sale = sales[byte(slip, 3)]
@@ -142,10 +142,11 @@ local function answer(buyer, slip)
   end
   sale.free, sale.taken = sale.free - units, sale.taken + units
   local entry = key .. fingerprint .. line .. char(flags % 2, q1, q2, q3) .. place .. char(accepted) .. tail
+    .. sub(slip, 68, 71)
   sale.records[buyer] = add_live(record, entry)
   sale.changed[buyer] = true
   accepted = accepted + 1
-  slips[accepted] = slip
+  slips[accepted], sums[accepted] = slip, sub(slip, 72, 75)
   return 'reserved'
 end
 
@@ -159,9 +160,12 @@ if accepted > 0 then
   for i, sale in ipairs(sales) do
     items[i] = struct.pack('>I4i4I4', sale.no or 0, sale.free or 0, sale.hold or 0)
   end
-  redis.call('XADD', queue, epoch .. '-' .. seq, 'kind', 'reserve', 'nonce', nonce, 'prev', prev, 'time', time,
-    'total', total + accepted, 'first', 0, 'items', table.concat(items), 'body', table.concat(slips))
-  redis.call('HSET', meta, 'seq', seq, 'nonce', nonce, 'time', time, 'total', total + accepted)
+  total, items = total + accepted, table.concat(items)
+  local id = epoch .. '-' .. seq
+  redis.call('XADD', queue, id, 'kind', 'reserve', 'nonce', nonce, 'prev', prev, 'time', time, 'total', total, 'first', 0,
+    'items', items, 'body', table.concat(slips),
+    'sum', entry_sum(id, 'reserve', time, total, 0, nonce, prev, items, table.concat(sums)))
+  redis.call('HSET', meta, 'seq', seq, 'nonce', nonce, 'time', time, 'total', total)
 end
 local figures = {}
 for i, sale in ipairs(sales) do

@@ -113,6 +113,8 @@ metrics_table! {
         "Age of the oldest of them, by `lane`.";
     DRIFT_UNITS = "flashgate_drift_units", Kind::Gauge, Count,
         "Units by which Redis and the ledger are known to differ, by `lane`: 0, or a fault.";
+    ALTERED = "flashgate_altered_total", Kind::Counter, Count,
+        "Parts of Redis' data that are not as they were written, by `what` (`entry`, `slip`, `record`).";
     LANES = "flashgate_lanes", Kind::Gauge, Count,
         "Lanes by `state` (`open`, `closed`; of the closed ones, `fallback`: the ledger decides for them).";
     FALLBACKS = "flashgate_fallbacks_total", Kind::Counter, Count,

@@ -1,8 +1,8 @@
 //! Big-endian packing for queue entries and grants: the layout that the Lua scripts and we share.
 
-/// The bytes ended before the value did, or a length in them is wrong.
+/// The bytes ended before the value did, a length in them is wrong, or they are not as they were packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("packed bytes are cut short or malformed")]
+#[error("packed bytes are cut short, malformed or altered")]
 pub struct Malformed;
 
 /// Reads packed values from the front of a slice.

@@ -77,6 +77,10 @@ pub enum Kind {
     RecordUnknown,
     /// A buyer's record tells a reservation wrongly.
     RecordDiffers,
+    /// A buyer's record was altered: its checksum is wrong, or it can't be read.
+    RecordAltered,
+    /// An entry of a lane's queue was altered: its checksum or one of its slips' is wrong, or it can't be read.
+    EntryAltered,
 }
 
 impl Kind {
@@ -116,6 +120,8 @@ impl Kind {
             Kind::RecordMissing => "record_missing",
             Kind::RecordUnknown => "record_unknown",
             Kind::RecordDiffers => "record_differs",
+            Kind::RecordAltered => "record_altered",
+            Kind::EntryAltered => "entry_altered",
         }
     }
 }

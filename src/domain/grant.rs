@@ -10,13 +10,15 @@
 //! (The sale index stands at byte 2 and the kind at byte 3, as in a slip.)
 
 use super::bytes::{Malformed, Reader, put_text, put_uint};
-use super::entry::{Touched, set_length, split_parts};
+use super::entry::{SlipKeys, Touched, set_length, split_parts};
 use super::key::{Fingerprint, KeyHash};
 use super::lane::LaneNo;
+use super::record::record_sum;
 use super::reservation::Status;
 use super::reservation_id::Place;
 use super::sale::LaneSettings;
 use super::settings::{put_settings, read_settings};
+use super::sum::Sum;
 
 const NO_LANE: u16 = u16::MAX;
 const LEAVES_TOMBSTONE: u8 = 1;
@@ -140,6 +142,13 @@ impl Grant {
                 out.extend_from_slice(&key.0);
                 out.extend_from_slice(&line.0);
                 out.extend_from_slice(&fingerprint.0);
+                let keys = SlipKeys {
+                    explicit: *explicit_key,
+                    key: *key,
+                    line: *line,
+                    fingerprint: *fingerprint,
+                };
+                out.extend_from_slice(&record_sum(buyer, &keys, *quantity));
                 put_text(&mut out, buyer);
             }
             Grant::Correct(delta) => out.extend_from_slice(&delta.to_be_bytes()),
@@ -186,19 +195,27 @@ impl Grant {
                 }
             }
             7 => {
-                let explicit_key = r.byte()? != 0;
+                let explicit = r.byte()? != 0;
                 let quantity = r.uint32(3)?;
                 let place = Place::unpack(r.array()?);
-                let (key, line) = (KeyHash(r.array()?), KeyHash(r.array()?));
-                let fingerprint = Fingerprint(r.array()?);
+                let keys = SlipKeys {
+                    explicit,
+                    key: KeyHash(r.array()?),
+                    line: KeyHash(r.array()?),
+                    fingerprint: Fingerprint(r.array()?),
+                };
+                let (sum, buyer): (Sum, String) = (r.array()?, r.text()?.to_owned());
+                if sum != record_sum(&buyer, &keys, quantity) {
+                    return Err(Malformed);
+                }
                 Grant::Retake {
                     place,
                     quantity,
-                    explicit_key,
-                    key,
-                    fingerprint,
-                    line,
-                    buyer: r.text()?.to_owned(),
+                    explicit_key: explicit,
+                    key: keys.key,
+                    fingerprint: keys.fingerprint,
+                    line: keys.line,
+                    buyer,
                 }
             }
             8 => Grant::Correct(i32::from_be_bytes(r.array()?)),
@@ -358,6 +375,14 @@ mod tests {
         for grant in grants {
             let mut packed = grant.pack();
             assert_eq!(Grant::unpack(&packed), Ok(grant.clone()));
+            if matches!(grant, Grant::Retake { .. }) {
+                let altered = [&packed[..22], &[9], &packed[23..]].concat();
+                assert_eq!(
+                    Grant::unpack(&altered),
+                    Err(Malformed),
+                    "its sum is that of another key"
+                );
+            }
             packed[2] = 1;
             packed.extend_from_slice(&[0, 0, 0, 9]);
             set_length(&mut packed);

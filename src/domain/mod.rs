@@ -21,6 +21,7 @@ pub mod reservation;
 pub mod reservation_id;
 pub mod sale;
 mod settings;
+pub mod sum;
 pub mod text;
 pub mod time;
 pub mod trace;

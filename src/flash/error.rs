@@ -1,6 +1,7 @@
 //! What can keep the live stock from answering.
 
 use crate::domain::bytes::Malformed;
+use crate::domain::entry::EntryError;
 
 /// Redis could not answer, or its answer does not count.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -49,6 +50,12 @@ const REFUSALS: [&str; 13] = [
 impl From<Malformed> for FlashError {
     fn from(error: Malformed) -> Self {
         FlashError::Broken(error.to_string())
+    }
+}
+
+impl From<EntryError> for FlashError {
+    fn from(error: EntryError) -> Self {
+        FlashError::Broken(format!("an entry of a queue: {error}"))
     }
 }
 

@@ -92,6 +92,7 @@ fn entry(value: Value) -> Result<RawEntry, FlashError> {
         first: Vec::new(),
         items: Vec::new(),
         body: Vec::new(),
+        sum: Vec::new(),
     };
     for (field, value) in fields(fields_of)? {
         match field.as_str() {
@@ -103,6 +104,7 @@ fn entry(value: Value) -> Result<RawEntry, FlashError> {
             "first" => raw.first = value,
             "items" => raw.items = value,
             "body" => raw.body = value,
+            "sum" => raw.sum = value,
             _ => {}
         }
     }

@@ -77,7 +77,7 @@ impl Flash {
             return Ok(Decision::Insufficient { available: 0 }.into());
         }
         let deadline = Instant::now() + self.settings.dry_wait;
-        let mut packed = slip.pack();
+        let mut packed = slip.pack(sale.no);
         let mut pauses = BEHIND_STEPS.iter();
         loop {
             let request = Request {

@@ -30,12 +30,14 @@ script!(
     /// Takes units for a batch of requests.
     RESERVE,
     "record",
+    "entry",
     "reserve"
 );
 script!(
     /// Delivers numbered grants.
     GRANT,
     "record",
+    "entry",
     "grant"
 );
 script!(

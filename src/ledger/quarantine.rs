@@ -209,8 +209,9 @@ impl Ledger {
         if case.state != "waiting" || is_being_taken(&mut tx, case.reservation_id).await? {
             return Ok(Replay::NotWaiting);
         }
-        let readable = Slip::unpack(&case.body).ok();
-        let Some(((_, slip), (sale_no, reservation))) = readable.zip(case.sale_no.zip(case.reservation_id)) else {
+        let of = case.sale_no.zip(case.reservation_id);
+        let slip = of.and_then(|(sale_no, _)| Slip::unpack(&case.body, sale_no).ok());
+        let Some(((sale_no, reservation), slip)) = of.zip(slip) else {
             return Ok(Replay::Unreadable);
         };
         if let Some(fault) = fault(&slip) {

@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::sale_row::read_item;
 use super::{Ledger, LedgerError};
+use crate::domain::entry::SlipKeys;
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::lane::LaneNo;
 use crate::domain::record::{Live, Record, Tombstone};
@@ -117,22 +118,22 @@ fn fold(rows: Vec<Row>) -> Result<Vec<(String, Record)>, LedgerError> {
 impl Row {
     fn enter(self, record: &mut Record) -> Result<(), LedgerError> {
         let place = ReservationId(self.reservation_id).place();
-        let key = KeyHash::from_uuid(self.key_hash).head();
+        let key = KeyHash::from_uuid(self.key_hash);
         if !self.live {
-            record.tombstones.push(Tombstone { key, place });
+            record.tombstones.push(Tombstone { key: key.head(), place });
             return Ok(());
         }
         let item = read_item(&self.sku_id, &self.location_id)?;
         let line = KeyHash::order_line(&self.order_id, item.sku.as_str(), item.location.as_str());
-        record.live.push(Live {
+        let keys = SlipKeys {
+            explicit: self.explicit_key,
             key,
-            fingerprint: Fingerprint::from_i64(self.fingerprint).0,
-            line: line.head(),
-            explicit_key: self.explicit_key,
-            units: u32::try_from(self.quantity)
-                .map_err(|_| LedgerError::Broken(format!("{} units are reserved", self.quantity)))?,
-            place,
-        });
+            line,
+            fingerprint: Fingerprint::from_i64(self.fingerprint),
+        };
+        let units = u32::try_from(self.quantity)
+            .map_err(|_| LedgerError::Broken(format!("{} units are reserved", self.quantity)))?;
+        record.live.push(Live::new(&self.buyer, &keys, units, place));
         Ok(())
     }
 }

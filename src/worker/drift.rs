@@ -164,6 +164,9 @@ async fn confirm(
     for finding in &new {
         let kind = finding.difference.kind.as_str();
         metrics::counter!(metric::RECONCILIATION_MISMATCHES, "kind" => kind).increment(1);
+        if finding.difference.kind == Kind::RecordAltered {
+            metrics::counter!(metric::ALTERED, "what" => "record").increment(1);
+        }
         tracing::error!(difference = %finding.difference, kind, "redis and the ledger differ");
     }
     round.frozen = freeze(context, &mut new).await?;
@@ -276,7 +279,10 @@ async fn judge(context: &Context, new: Vec<Finding>) -> Result<Vec<LiveFound>, V
 
 /// Whether a recovery of the lane puts it right, and nothing else does.
 fn is_recovered(kind: Kind) -> bool {
-    matches!(kind, Kind::LaneEpoch | Kind::QueueChain | Kind::LaneSale)
+    matches!(
+        kind,
+        Kind::LaneEpoch | Kind::QueueChain | Kind::LaneSale | Kind::EntryAltered
+    )
 }
 
 /// Closes the lanes that are not what their queue says, in the ledger, under a new epoch: any gateway recovers them now,

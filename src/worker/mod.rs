@@ -15,6 +15,7 @@ pub mod read_model;
 pub mod reconcile;
 pub mod recovery;
 pub mod sales;
+mod survivors;
 pub mod upkeep;
 pub mod verify;
 pub mod writer;

@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 
+use super::survivors::{Altered, Survivors, tell_altered_slips};
 use super::{Context, repeat};
-use crate::domain::entry::Entry;
 use crate::domain::lane::{Epoch, LaneNo, Nonce};
 use crate::flash::{BUYERS_CALL, Closed, FlashError, Health, LaneMeta, SaleImage, Visit};
 use crate::ledger::LedgerError;
 use crate::ledger::lane::LaneRow;
-use crate::ledger::recovery::{LaneImage, Settled};
+use crate::ledger::recon::LiveFound;
+use crate::ledger::recovery::{LaneImage, LaneSale, Settled};
 use crate::metric;
 
 /// Buyers read per step.
@@ -213,20 +214,23 @@ async fn close(context: &Context, visit: &Visit, lanes: &[LaneNo]) -> Result<Epo
 /// Recovers one closed lane: survivors into the ledger, the lane from the ledger, open.
 async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), RecoveryError> {
     let (flash, ledger) = (&context.flash, &context.ledger);
-    let mut survivors = Vec::new();
+    let now = context
+        .clock
+        .now()
+        .ok_or_else(|| FlashError::Unavailable("the time is not known yet".into()))?;
     let cursor = ledger.lane(lane).await?.cursor;
-    for raw in flash.surviving_entries(lane, cursor).await? {
-        match Entry::decode(&raw) {
-            Ok(entry) => survivors.push(entry),
-            Err(error) => {
-                tracing::error!(%lane, entry = ?raw.id, %error, "an entry can't be read and goes to quarantine");
-                ledger.quarantine_entry(lane, &raw, &error.to_string()).await?;
-            }
+    let raw = flash.surviving_entries(lane, cursor).await?;
+    let meta = flash.lane_meta(lane).await?;
+    let survivors = Survivors::read(raw, cursor, meta.as_ref(), now);
+    for Altered { raw, error, salvaged } in &survivors.altered {
+        tracing::error!(%lane, entry = ?raw.id, %error, salvaged, "an entry was altered: what is certain of it is kept");
+        if !salvaged {
+            ledger.quarantine_entry(lane, raw, &error.to_string()).await?;
         }
     }
     let nonce = Nonce(rand::random());
     let settled = ledger
-        .settle_lane(lane, epoch, nonce, &survivors, flash.id_key())
+        .settle_lane(lane, epoch, nonce, &survivors.entries, flash.id_key())
         .await?;
     let Settled::Done(LaneImage {
         applied,
@@ -237,8 +241,8 @@ async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), Re
     else {
         return superseded(lane);
     };
-    let present = flash.lane_meta(lane).await?.map(|meta| meta.sales).unwrap_or_default();
-    for sale_no in present {
+    report(context, lane, &survivors, &sales).await?;
+    for sale_no in meta.map(|meta| meta.sales).unwrap_or_default() {
         if !sales.iter().any(|of| of.sale.no == sale_no) && !flash.rebuild_without(lane, epoch, sale_no).await? {
             return superseded(lane);
         }
@@ -255,10 +259,6 @@ async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), Re
             return superseded(lane);
         }
     }
-    let now = context
-        .clock
-        .now()
-        .ok_or_else(|| FlashError::Unavailable("the time is not known yet".into()))?;
     if !ledger.open_lane(lane, epoch).await? || !flash.open_lane(lane, epoch, nonce, grant_no, now).await? {
         return superseded(lane);
     }
@@ -266,6 +266,25 @@ async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), Re
     flash.nudge_grants(lane);
     metrics::counter!(metric::RECOVERIES, "outcome" => "opened").increment(1);
     tracing::info!(%lane, epoch, survivors = applied, refused, sales = sales.len(), "a lane is recovered");
+    Ok(())
+}
+
+/// Counts what was altered, and leaves a report of the entries.
+async fn report(
+    context: &Context,
+    lane: LaneNo,
+    survivors: &Survivors,
+    sales: &[LaneSale],
+) -> Result<(), RecoveryError> {
+    let altered = survivors.altered.len();
+    tell_altered_slips(lane, &survivors.entries);
+    if altered == 0 {
+        return Ok(());
+    }
+    metrics::counter!(metric::ALTERED, "what" => "entry").increment(u64::try_from(altered).unwrap_or(u64::MAX));
+    let found: Vec<LiveFound> = survivors.altered.iter().flat_map(|of| of.found(lane, sales)).collect();
+    let report = context.ledger.report_live(&found, 0).await?;
+    tracing::error!(%lane, report = %report.id, entries = altered, "what was altered stands in a report");
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Context;
+use super::survivors::tell_altered_slips;
 use crate::domain::entry::{Accepted, Body, Entry, RawEntry};
 use crate::domain::lane::{Cursor, LaneNo, Seq};
 use crate::domain::outcome::Durability;
@@ -140,7 +141,7 @@ impl<'a> Writer<'a> {
         let (mut seq, mut nonce) = (self.cursor.seq, self.cursor.nonce);
         let mut entries = Vec::with_capacity(raw.len());
         for raw in raw {
-            let entry = Entry::decode(raw).map_err(|e| format!("entry {:?}: {e}", raw.id))?;
+            let entry = Entry::decode(raw).map_err(|e| format!("entry {}-{}: {e}", raw.id.0, raw.id.1))?;
             if entry.epoch != self.cursor.epoch || entry.seq != seq + 1 || entry.prev != nonce {
                 return Err(format!(
                     "entry {:?} does not follow {}-{seq}",
@@ -368,6 +369,7 @@ impl<'a> Writer<'a> {
                 }
             }
         }
+        tell_altered_slips(self.lane, entries);
         for drift in &done.drift {
             tracing::error!(lane = %self.lane, sale_no = drift.sale_no, seq = drift.seq, expected = drift.expected,
                 found = drift.found, "drift: redis and the ledger differ");

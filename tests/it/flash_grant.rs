@@ -39,17 +39,6 @@ fn retake(slip: &Slip, place: Place) -> Grant {
     }
 }
 
-fn live(slip: &Slip, place: Place) -> Live {
-    Live {
-        key: slip.key.head(),
-        fingerprint: slip.fingerprint.0,
-        line: slip.line.head(),
-        explicit_key: slip.explicit_key,
-        units: slip.quantity,
-        place,
-    }
-}
-
 #[tokio::test]
 async fn units_and_corrections_move_the_counter() {
     let mut rig = Rig::start().await;
@@ -90,7 +79,7 @@ async fn an_ending_takes_the_entry_away_and_gives_the_units_back() {
     for (buy, status, leaves_tombstone) in buys {
         let (buy, free) = (buy.units(2), rig.free(1).await);
         let place = rig.place(1, &buy).await;
-        expected.live.push(live(&buy.slip(), place));
+        expected.live.push(Live::of(&buy.slip(), place));
         assert_eq!(rig.record(1, "u:u").await, expected);
         assert_eq!(rig.grant(1, end(place, 2, status)).await, 1);
         expected.live.pop();
@@ -225,7 +214,7 @@ async fn a_record_is_replaced_only_as_it_was_found() {
     let place = rig.place(1, &Buy::of("u", "o")).await;
     let found = rig.record(1, "u:u").await;
     let replaced = Record {
-        live: vec![live(&Buy::of("u", "p").units(2).slip(), NOWHERE)],
+        live: vec![Live::of(&Buy::of("u", "p").units(2).slip(), NOWHERE)],
         tombstones: vec![],
     };
     let step = |old: &Record, new: &Record| {

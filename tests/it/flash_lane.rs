@@ -32,17 +32,8 @@ fn image(sale_no: i32, free: i64, taken: i64) -> SaleImage {
 }
 
 fn held(buy: &Buy, place: Place) -> Record {
-    let slip = buy.slip();
-    let live = Live {
-        key: slip.key.head(),
-        fingerprint: slip.fingerprint.0,
-        line: slip.line.head(),
-        explicit_key: slip.explicit_key,
-        units: slip.quantity,
-        place,
-    };
     Record {
-        live: vec![live],
+        live: vec![Live::of(&buy.slip(), place)],
         tombstones: vec![],
     }
 }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use flashgate::domain::entry::{Body, Entry, Slip};
+use flashgate::domain::entry::{Body, Entry, Slip, SlipKeys};
 use flashgate::domain::grant::Grant;
 use flashgate::domain::lane::{Epoch, Nonce, Seq};
 use flashgate::domain::record::{Live, RECORD_MAX, Record, Tombstone};
@@ -55,7 +55,7 @@ impl SaleModel {
             .entry(slip.buyer())
             .or_default()
             .live
-            .push(live(slip, place));
+            .push(Live::of(slip, place));
     }
 
     /// Does what a grant says; its outcome.
@@ -125,14 +125,13 @@ impl SaleModel {
         let line_held = record.live.iter().any(|live| live.line == line.head());
         let possible = self.free >= i64::from(*quantity) && record.live.len() < RECORD_MAX && !line_held;
         if possible {
-            record.live.push(Live {
-                key: key.head(),
-                fingerprint: fingerprint.0,
-                line: line.head(),
-                explicit_key: *explicit_key,
-                units: *quantity,
-                place: *place,
-            });
+            let keys = SlipKeys {
+                explicit: *explicit_key,
+                key: *key,
+                line: *line,
+                fingerprint: *fingerprint,
+            };
+            record.live.push(Live::new(buyer, &keys, *quantity, *place));
             self.free -= i64::from(*quantity);
             self.taken += i64::from(*quantity);
         }
@@ -213,17 +212,6 @@ impl LaneModel {
                 assert_eq!(told, (sale.free, sale.settings.hold_ms), "sale {}", touched.sale_no);
             }
         }
-    }
-}
-
-fn live(slip: &Slip, place: Place) -> Live {
-    Live {
-        key: slip.key.head(),
-        fingerprint: slip.fingerprint.0,
-        line: slip.line.head(),
-        explicit_key: slip.explicit_key,
-        units: slip.quantity,
-        place,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Ids that the ledger does not have: never made, lost, or still on their way.
 
 use flashgate::domain::bytes::put_uint;
-use flashgate::domain::entry::{Slip, set_sale_index};
+use flashgate::domain::entry::{RawEntry, Slip, set_sale_index};
 use flashgate::domain::key::{Fingerprint, KeyHash};
 use flashgate::domain::lane::Nonce;
 use flashgate::domain::reservation_id::{IdKey, Place, ReservationId};
@@ -180,21 +180,35 @@ async fn queue(web: &Web, epoch: u32, seq: u64, at: Millis) {
         order: "o77".into(),
         user: None,
     };
-    let mut body = slip.pack();
+    let mut body = slip.pack(1);
     set_sale_index(&mut body, 1);
     let mut items = Vec::new();
     for value in [1, 97, 900_000] {
         put_uint(&mut items, value, 4);
     }
+    let raw = RawEntry {
+        id: (epoch, seq),
+        kind: b"reserve".into(),
+        nonce: NONCE.0.into(),
+        prev: vec![0; 8],
+        time: at.0.to_string().into(),
+        total: b"1".into(),
+        first: b"0".into(),
+        items,
+        body,
+        sum: Vec::new(),
+    };
+    let sum = raw.digest().expect("one slip").into();
     let fields: Vec<(&str, Vec<u8>)> = vec![
-        ("kind", b"reserve".into()),
-        ("nonce", NONCE.0.into()),
-        ("prev", vec![0; 8]),
-        ("time", at.0.to_string().into()),
-        ("total", b"1".into()),
-        ("first", b"0".into()),
-        ("items", items),
-        ("body", body),
+        ("kind", raw.kind),
+        ("nonce", raw.nonce),
+        ("prev", raw.prev),
+        ("time", raw.time),
+        ("total", raw.total),
+        ("first", raw.first),
+        ("items", raw.items),
+        ("body", raw.body),
+        ("sum", sum),
     ];
     let config = fred::types::config::Config::from_url(&web.redis_url).expect("the URL is good");
     let client = fred::clients::Client::new(config, None, None, None);

@@ -30,7 +30,7 @@ pub(in crate::ledger) struct Ask<'a> {
     pub(super) place: Place,
     /// Of which sale.
     pub(super) sale_no: i32,
-    /// What was asked; none: unreadable.
+    /// What was asked; none: unreadable, or altered.
     pub(super) slip: Option<&'a Slip>,
     /// The bytes of an unreadable one.
     pub(super) raw: &'a [u8],
@@ -70,7 +70,10 @@ pub(in crate::ledger) fn read_asks<'a>(work: &Work<'a>, books: &Books) -> Vec<As
             }
             let (at, sane) = sane_time(entry.at, work.now);
             let hold_ms = slip.map_or(0, |slip| slip.ttl_ms);
-            let hold_ms = if hold_ms == 0 { touched.hold_ms } else { hold_ms };
+            let hold_ms = match (hold_ms, touched.hold_ms) {
+                (0, 0) => books.hold_ms(touched.sale_no),
+                (0, hold_ms) | (hold_ms, _) => hold_ms,
+            };
             asks.push(Ask {
                 part,
                 id,
@@ -81,7 +84,7 @@ pub(in crate::ledger) fn read_asks<'a>(work: &Work<'a>, books: &Books) -> Vec<As
                 at,
                 expires_at: at + TimeDelta::milliseconds(hold_ms.into()),
                 poison: match slip {
-                    None => Some("the slip is unreadable".to_owned()),
+                    None => Some("the slip is not as it was packed".to_owned()),
                     Some(_) if !sane => Some("the entry's time is out of range".to_owned()),
                     Some(slip) => fault(slip).map(str::to_owned).or_else(|| work.poison.get(&id).cloned()),
                 },
@@ -113,13 +116,22 @@ pub(super) fn unreadable(asks: &[Ask<'_>]) -> HashMap<(usize, i32), Vec<usize>> 
     found
 }
 
-/// An unreadable slip's sale, as far as its head tells; else the entry's first.
+/// An unreadable slip's sale: by its sum, where nothing but the index of its sale was altered; else as far as its head
+/// tells; else the entry's first.
 fn sale_of(bytes: &[u8], entry: &Entry) -> usize {
-    bytes
-        .get(SALE_INDEX_AT)
-        .and_then(|index| usize::from(*index).checked_sub(1))
-        .filter(|sale| *sale < entry.touched.len())
-        .unwrap_or(0)
+    let by_sum = || {
+        entry
+            .touched
+            .iter()
+            .position(|of| Slip::unpack(bytes, of.sale_no).is_ok())
+    };
+    let by_index = || {
+        let index = bytes.get(SALE_INDEX_AT)?;
+        usize::from(*index)
+            .checked_sub(1)
+            .filter(|sale| *sale < entry.touched.len())
+    };
+    by_sum().or_else(by_index).unwrap_or(0)
 }
 
 fn sane_time(at: Millis, now: DateTime<Utc>) -> (DateTime<Utc>, bool) {

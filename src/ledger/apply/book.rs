@@ -20,6 +20,8 @@ pub(in crate::ledger) struct Book {
     pub(super) item: Item,
     /// Nothing of the sale is older.
     pub(super) created_at: DateTime<Utc>,
+    /// Its time to pay, as it is now.
+    hold_ms: u32,
     /// The lane has the sale.
     pub(super) open: bool,
     /// Units free.
@@ -69,6 +71,7 @@ struct Row {
     sku_id: String,
     location_id: String,
     created_at: DateTime<Utc>,
+    hold_ms: i64,
     counter: Option<i64>,
     durable: Option<i64>,
     rejected: Option<i64>,
@@ -82,8 +85,8 @@ impl Books {
     pub(super) async fn read(tx: &mut PgConnection, lane: LaneNo, sales: &[i32]) -> Result<Self, LedgerError> {
         let rows: Vec<Row> = sqlx::query_as(
             "-- apply.books
-             SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, b.counter, b.durable, b.rejected, b.drift, b.per_user_limit,
-                 b.undurable_max
+             SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, s.hold_ms, b.counter, b.durable, b.rejected, b.drift,
+                 b.per_user_limit, b.undurable_max
              FROM sale s LEFT JOIN sale_bucket b ON b.sale_no = s.sale_no AND b.lane = $1
              WHERE s.sale_no = ANY($2)",
         )
@@ -95,6 +98,8 @@ impl Books {
             let book = Book {
                 item: read_item(&row.sku_id, &row.location_id)?,
                 created_at: row.created_at,
+                hold_ms: u32::try_from(row.hold_ms)
+                    .map_err(|_| LedgerError::Broken(format!("a time to pay of {} ms", row.hold_ms)))?,
                 open: row.counter.is_some(),
                 counter: row.counter.unwrap_or(0),
                 durable_before: row.durable.unwrap_or(0),
@@ -115,6 +120,11 @@ impl Books {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (i32, &Book)> {
         self.0.iter().map(|(sale_no, book)| (*sale_no, book))
+    }
+
+    /// A sale's time to pay, as it is now; 0 where the ledger lacks the sale.
+    pub(super) fn hold_ms(&self, sale_no: i32) -> u32 {
+        self.0.get(&sale_no).map_or(0, |book| book.hold_ms)
     }
 
     /// The book of a sale that the ledger has.

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::ask::read_asks;
+use super::ask::{Ask, read_asks};
 use super::book::Books;
 use super::decide::{Facts, decide};
 use super::delivered::{delivered, subjects, take_rows};
@@ -83,7 +83,9 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
         return Ok(Carried::GrantsAhead { lane: known.last });
     }
     let asks = read_asks(work, &books);
-    let bad = asks.iter().filter(|ask| ask.poison.is_some()).count();
+    // Those that were altered are no fault of the tables or ours.
+    let is_refused = |ask: &&Ask<'_>| ask.slip.is_some() && ask.poison.is_some();
+    let bad = asks.iter().filter(is_refused).count();
     if !work.rebuild && bad > POISON_MAX {
         return Ok(Carried::Poisoned { bad });
     }

@@ -4,7 +4,6 @@ use sqlx::PgConnection;
 
 use super::ask::Ask;
 use super::decide::Decided;
-use crate::domain::entry::Slip;
 use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
 
@@ -58,7 +57,7 @@ pub(super) async fn add(
     )
     .bind(
         bad.iter()
-            .map(|(_, ask)| ask.slip.map_or_else(|| ask.raw.to_vec(), Slip::pack))
+            .map(|(_, ask)| ask.slip.map_or_else(|| ask.raw.to_vec(), |slip| slip.pack(ask.sale_no)))
             .collect::<Vec<_>>(),
     )
     .execute(&mut *tx)

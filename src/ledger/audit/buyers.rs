@@ -4,6 +4,7 @@
 use uuid::Uuid;
 
 use super::foothold::{Foothold, foothold};
+use crate::domain::entry::SlipKeys;
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::lane::LaneNo;
 use crate::domain::record::Live;
@@ -169,17 +170,17 @@ impl Row {
         let id = ReservationId(self.reservation_id);
         let broken = |what: &str| LedgerError::Broken(format!("{what} of reservation {id}"));
         let line = KeyHash::order_line(&self.order_id, &self.sku_id, &self.location_id);
+        let keys = SlipKeys {
+            explicit: self.explicit_key,
+            key: KeyHash::from_uuid(self.key_hash),
+            line,
+            fingerprint: Fingerprint::from_i64(self.fingerprint),
+        };
+        let units = u32::try_from(self.quantity).map_err(|_| broken("quantity"))?;
         Ok(BuyerRow {
             status: Status::parse(&self.status).ok_or_else(|| broken("status"))?,
             ending: self.ending,
-            live: Live {
-                key: KeyHash::from_uuid(self.key_hash).head(),
-                fingerprint: Fingerprint::from_i64(self.fingerprint).0,
-                line: line.head(),
-                explicit_key: self.explicit_key,
-                units: u32::try_from(self.quantity).map_err(|_| broken("quantity"))?,
-                place: id.place(),
-            },
+            live: Live::new(&self.buyer, &keys, units, id.place()),
             buyer: self.buyer,
             id,
         })

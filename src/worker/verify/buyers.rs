@@ -208,7 +208,7 @@ impl Records<'_> {
         let seen = match followed.await? {
             Followed::Here(seen) => seen,
             // A chain that is broken for good has been reported by now.
-            Followed::NotHere(_) | Followed::Broken(_) => return Ok(Page::Elsewhere),
+            Followed::NotHere(_) | Followed::Broken(_) | Followed::Altered(..) => return Ok(Page::Elsewhere),
         };
         if changes.dropped || seen.free.is_none() {
             return Ok(Page::Gone);
@@ -232,7 +232,7 @@ impl Records<'_> {
             let mut expected = Expected::of(own, view.ended);
             expected.allow(&strays);
             changes.carry(buyer, &mut expected);
-            let (faults, right) = expected.judge(bytes);
+            let (faults, right) = expected.judge(buyer, bytes);
             findings.extend(faults.iter().map(|fault| self.finding(buyer, fault, bytes, &right)));
         }
         Ok(Page::Compared(findings))
@@ -274,7 +274,7 @@ impl Records<'_> {
         };
         match fault {
             Fault::Unreadable => Difference::new(
-                Kind::RecordUnknown,
+                Kind::RecordAltered,
                 site,
                 "the buyer's record in Redis",
                 "readable",
@@ -300,6 +300,13 @@ impl Records<'_> {
                 "a buyer record in Redis remembers the end of a reservation under a key",
                 "that reservation with that key",
                 "none",
+            ),
+            Fault::Altered(place) => Difference::new(
+                Kind::RecordAltered,
+                at(*place),
+                "the checksum of a reservation in the buyer's record in Redis",
+                "right",
+                "wrong",
             ),
             Fault::Differs { expected, found } => Difference::new(
                 Kind::RecordDiffers,

@@ -5,9 +5,9 @@
 
 use std::collections::HashMap;
 
-use crate::domain::entry::{Body, Entry};
+use crate::domain::entry::{Body, Entry, EntryError, RawEntry};
 use crate::domain::grant::Grant;
-use crate::domain::lane::LaneNo;
+use crate::domain::lane::{LaneNo, Seq};
 use crate::flash::{Flash, FlashError, LaneMeta};
 use crate::ledger::audit::Foothold;
 
@@ -25,6 +25,8 @@ pub(super) enum Followed {
     NotHere(Option<LaneMeta>),
     /// To an entry that does not follow the one before it.
     Broken(Break),
+    /// To an entry that is not as it was written.
+    Altered(Box<RawEntry>, EntryError),
 }
 
 /// A lane at the end of its queue.
@@ -79,14 +81,9 @@ pub(super) async fn follow(
         };
         let full = view.entries.len() == STEP;
         for raw in &view.entries {
-            let Ok(entry) = Entry::decode(raw) else {
-                let (epoch, seq) = raw.id;
-                return Ok(Followed::Broken(Break {
-                    at: format!("entry {epoch}-{seq}"),
-                    says: "an entry of the queue",
-                    expected: "readable".into(),
-                    found: "unreadable".into(),
-                }));
+            let entry = match Entry::decode(raw) {
+                Ok(entry) => entry,
+                Err(error) => return Ok(Followed::Altered(Box::new(raw.clone()), error)),
             };
             if let Err(broken) = at.step(&entry) {
                 return Ok(Followed::Broken(broken));
@@ -180,8 +177,8 @@ pub(super) struct Effects(HashMap<i32, Effect>);
 pub(super) struct Effect {
     /// Units more in its counter, as the ledger counts.
     pub(super) counter: i64,
-    /// Somebody took units, and it can't be read how many.
-    pub(super) unreadable: bool,
+    /// An entry in which somebody took units, and it can't be read how many.
+    pub(super) unreadable: Option<(u32, Seq)>,
     /// The lane has it since.
     pub(super) opened: bool,
     /// The lane has forgotten it.
@@ -203,7 +200,7 @@ impl Effects {
                         }
                         Err(_) => {
                             for touched in &entry.touched {
-                                self.0.entry(touched.sale_no).or_default().unreadable = true;
+                                self.0.entry(touched.sale_no).or_default().unreadable = Some((entry.epoch, entry.seq));
                             }
                         }
                     }

@@ -7,8 +7,9 @@ use super::buyers::{self, At};
 use super::follow::{Break, Effects, Followed, Seen, follow};
 use super::{Finding, Halves, LOOKS, PAUSE, VerifyError, in_both, may_pass};
 use crate::domain::difference::{Difference, Kind, Site};
+use crate::domain::entry::{EntryError, RawEntry};
 use crate::domain::grant::Grant;
-use crate::domain::lane::LaneNo;
+use crate::domain::lane::{LaneNo, Seq};
 use crate::flash::{Flash, FlashError, LaneMeta};
 use crate::ledger::Ledger;
 use crate::ledger::audit::repair::Repair;
@@ -29,8 +30,8 @@ enum Look {
     Unreached,
     /// It is closed, gone, or at another epoch in Redis; the ledger has it so.
     Elsewhere(Foothold, Option<LaneMeta>),
-    /// An entry in flight must be durable first.
-    Unsettled(String),
+    /// An entry in flight, of which slips were altered, must be durable first: its writer sets them aside.
+    Unsettled(Vec<Finding>),
 }
 
 /// Compares a lane, its counters and its records. Until `until` it may be unreachable, or in recovery.
@@ -86,8 +87,8 @@ pub(super) async fn compare_counters(
                 elsewhere(&mut halves, lane, &foothold, meta.as_ref());
                 return Ok((halves, Vec::new()));
             }
-            Ok(Look::Unsettled(what)) if Instant::now() >= until => {
-                halves.undecided.push(what);
+            Ok(Look::Unsettled(findings)) if Instant::now() >= until => {
+                halves.findings = findings;
                 return Ok((halves, Vec::new()));
             }
             Err(error) if !may_pass(&error) || Instant::now() >= until => return Err(error),
@@ -97,7 +98,8 @@ pub(super) async fn compare_counters(
     };
     halves.lanes = 1;
     halves.counters = i64::try_from(view.buckets.len()).expect("a lane has few sales");
-    let broken = halves.findings.iter().any(|f| f.difference.kind == Kind::QueueChain);
+    let breaks = [Kind::QueueChain, Kind::EntryAltered];
+    let broken = halves.findings.iter().any(|f| breaks.contains(&f.difference.kind));
     let mut buckets = view.buckets;
     buckets.retain(|bucket| !bucket.drained);
     if broken {
@@ -125,7 +127,7 @@ async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, Veri
             Look::Elsewhere(foothold, None)
         });
     }
-    let (mut findings, mut notes) = (Vec::new(), Vec::new());
+    let (mut findings, mut notes, mut unsettled) = (Vec::new(), Vec::new(), Vec::new());
     // A lane that sells nothing has a queue all the same; no sale has the number 0.
     let mut sales: Vec<i32> = view.buckets.iter().map(|bucket| bucket.sale_no).collect();
     sales.push(0);
@@ -143,20 +145,61 @@ async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, Veri
                 findings = vec![unrepairable(queue_chain(lane, &broken))];
                 return Ok(Look::Compared { findings, notes, view });
             }
+            Followed::Altered(raw, error) => {
+                findings = altered_entry(lane, &view, &raw, error);
+                return Ok(Look::Compared { findings, notes, view });
+            }
         };
-        match view.buckets.iter().find(|bucket| bucket.sale_no == sale_no) {
-            Some(bucket) if effects.of(sale_no).unreadable => {
-                let what = format!(
-                    "the counter of sale {} in lane {lane}: an entry can't be read",
-                    bucket.sale_id
-                );
-                return Ok(Look::Unsettled(what));
+        let bucket = view.buckets.iter().find(|bucket| bucket.sale_no == sale_no);
+        match bucket {
+            Some(bucket) if effects.of(sale_no).unreadable.is_some() => {
+                let says = "the checksums of the reservations in an entry of the queue";
+                let entry = effects.of(sale_no).unreadable.unwrap_or_default();
+                unsettled.push(altered(lane, Some(bucket), entry, says, "wrong"));
             }
             Some(bucket) => findings.extend(counter(lane, bucket, &effects, &seen, &mut notes)),
             None => findings.extend(strangers(lane, &view, &effects, &seen)),
         }
     }
+    if !unsettled.is_empty() {
+        return Ok(Look::Unsettled(unsettled));
+    }
     Ok(Look::Compared { findings, notes, view })
+}
+
+/// An entry that is not as it was written, once for each sale that it speaks of.
+fn altered_entry(lane: LaneNo, view: &LaneView, raw: &RawEntry, error: EntryError) -> Vec<Finding> {
+    let (says, found) = match error {
+        EntryError::Malformed => ("an entry of the queue", "unreadable"),
+        EntryError::Altered => ("the checksum of an entry of the queue", "wrong"),
+    };
+    let numbers: Vec<i32> = view.buckets.iter().map(|bucket| bucket.sale_no).collect();
+    let of = raw.sales(&numbers);
+    let buckets = view.buckets.iter().filter(|bucket| of.contains(&bucket.sale_no));
+    let findings: Vec<Finding> = buckets
+        .map(|bucket| altered(lane, Some(bucket), raw.id, says, found))
+        .collect();
+    match findings.is_empty() {
+        true => vec![altered(lane, None, raw.id, says, found)],
+        false => findings,
+    }
+}
+
+fn altered(lane: LaneNo, bucket: Option<&BucketView>, (epoch, seq): (u32, Seq), says: &str, found: &str) -> Finding {
+    let site = Site::default()
+        .with_lane(lane)
+        .with_figure(format!("entry {epoch}-{seq}"));
+    let site = match bucket {
+        Some(bucket) => site.with_item(&bucket.item).with_sale(&bucket.sale_id),
+        None => site,
+    };
+    unrepairable(Difference::new(
+        Kind::EntryAltered,
+        site,
+        says,
+        "as it was written",
+        found,
+    ))
 }
 
 fn unrepairable(difference: Difference) -> Finding {

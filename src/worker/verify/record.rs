@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use crate::domain::entry::{Body, Entry};
+use crate::domain::entry::{Body, Entry, SlipKeys};
 use crate::domain::grant::{Delivered, Grant};
 use crate::domain::record::{Live, RECORD_MAX, Record, Tombstone};
 use crate::domain::reservation::Status;
@@ -39,6 +39,8 @@ pub(super) enum Fault {
     Tombstone(Place),
     /// It tells one wrongly.
     Differs { expected: Live, found: Live },
+    /// What it tells of this one is not what was written: its checksum is wrong.
+    Altered(Place),
 }
 
 impl Expected {
@@ -76,17 +78,20 @@ impl Expected {
         self.ended.insert(place, status);
     }
 
-    /// What is wrong with the record, and the record as it should be.
-    pub(super) fn judge(&self, bytes: &[u8]) -> (Vec<Fault>, Record) {
+    /// What is wrong with the buyer's record, and the record as it should be.
+    pub(super) fn judge(&self, buyer: &str, bytes: &[u8]) -> (Vec<Fault>, Record) {
         let (record, mut faults) = match Record::unpack(bytes) {
             Ok(record) => (record, Vec::new()),
             Err(_) => (Record::default(), vec![Fault::Unreadable]),
         };
         let mut right = Record::default();
         for found in &record.live {
+            if !found.is_sound(buyer) {
+                faults.push(Fault::Altered(found.place));
+            }
             match self.live.iter().find(|e| e.live.place == found.place) {
                 Some(Expectation { live, .. }) => {
-                    if live != found {
+                    if live != found && found.is_sound(buyer) {
                         faults.push(Fault::Differs {
                             expected: *live,
                             found: *found,
@@ -115,16 +120,15 @@ impl Expected {
         (faults, right)
     }
 
-    /// An entry that has to go although its reservation is known leaves what its end would have left.
+    /// An entry that has to go although its reservation is known leaves what its end would have left; the key is that of
+    /// the reservation, for the entry's may be what was altered.
     fn bury(&self, found: &Record, right: &mut Record) {
-        for live in found.live.iter().filter(|live| live.explicit_key) {
-            let ended = self.ended.get(&live.place);
-            let known = right.tombstones.iter().any(|t| t.place == live.place);
-            if matches!(ended, Some(Status::Released | Status::Expired)) && !known {
-                right.tombstones.push(Tombstone {
-                    key: live.key,
-                    place: live.place,
-                });
+        for Live { place, .. } in found.live.iter().filter(|live| live.explicit_key).copied() {
+            let ended = self.ended.get(&place);
+            let known = right.tombstones.iter().any(|t| t.place == place);
+            if let (Some(Status::Released | Status::Expired), Some(key), false) = (ended, self.keys.get(&place), known)
+            {
+                right.tombstones.push(Tombstone { key: *key, place });
             }
         }
     }
@@ -156,16 +160,8 @@ impl Changes {
                     let Some(taken) = slip.as_ref().ok().filter(|taken| ours(taken.sale)) else {
                         continue;
                     };
-                    let slip = &taken.slip;
-                    let live = Live {
-                        key: slip.key.head(),
-                        fingerprint: slip.fingerprint.0,
-                        line: slip.line.head(),
-                        explicit_key: slip.explicit_key,
-                        units: slip.quantity,
-                        place: Place::new(entry.epoch, entry.seq, index, entry.nonce),
-                    };
-                    self.push(slip.buyer(), Change::Reserved(live));
+                    let place = Place::new(entry.epoch, entry.seq, index, entry.nonce);
+                    self.push(taken.slip.buyer(), Change::Reserved(Live::of(&taken.slip, place)));
                 }
             }
             Body::Grant { delivered, .. } => {
@@ -188,14 +184,13 @@ impl Changes {
                 line,
                 buyer,
             } if delivered.outcome == 1 => {
-                let live = Live {
-                    key: key.head(),
-                    fingerprint: fingerprint.0,
-                    line: line.head(),
-                    explicit_key: *explicit_key,
-                    units: *quantity,
-                    place: *place,
+                let keys = SlipKeys {
+                    explicit: *explicit_key,
+                    key: *key,
+                    line: *line,
+                    fingerprint: *fingerprint,
                 };
+                let live = Live::new(buyer, &keys, *quantity, *place);
                 self.push(buyer.clone(), Change::Retaken(live));
             }
             Grant::Drop => self.dropped = true,
@@ -230,27 +225,30 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::key::{Fingerprint, KeyHash};
     use crate::domain::reservation_id::ReservationId;
 
-    fn live(n: u8, explicit_key: bool) -> Live {
-        Live {
-            key: [n; 8],
-            fingerprint: [1; 8],
-            line: [2; 8],
-            explicit_key,
-            units: 2,
-            place: Place {
-                epoch: 1,
-                seq: n.into(),
-                index: 0,
-                nonce: [n; 3],
-            },
-        }
+    const BUYER: &str = "u:a";
+
+    fn live(n: u8, explicit: bool) -> Live {
+        let keys = SlipKeys {
+            explicit,
+            key: KeyHash([n; 16]),
+            line: KeyHash([2; 16]),
+            fingerprint: Fingerprint([1; 8]),
+        };
+        let place = Place {
+            epoch: 1,
+            seq: n.into(),
+            index: 0,
+            nonce: [n; 3],
+        };
+        Live::new(BUYER, &keys, 2, place)
     }
 
     fn row(n: u8, status: Status, ending: bool) -> BuyerRow {
         BuyerRow {
-            buyer: "u:a".into(),
+            buyer: BUYER.into(),
             id: ReservationId(uuid::Uuid::nil()),
             status,
             ending,
@@ -259,7 +257,7 @@ mod tests {
     }
 
     fn judge(rows: &[BuyerRow], sale_ended: bool, record: &Record) -> (Vec<Fault>, Record) {
-        Expected::of(&rows.iter().collect::<Vec<_>>(), sale_ended).judge(&record.pack())
+        Expected::of(&rows.iter().collect::<Vec<_>>(), sale_ended).judge(BUYER, &record.pack())
     }
 
     #[test]
@@ -295,7 +293,7 @@ mod tests {
             row(3, Status::Reserved, false),
         ];
         let wrong = Live {
-            units: 9,
+            line: [9; 8],
             ..live(3, true)
         };
         let stray = Tombstone {
@@ -308,10 +306,7 @@ mod tests {
         };
         let (faults, right) = judge(&rows, false, &found);
         let expected = [
-            Fault::Differs {
-                expected: live(3, true),
-                found: wrong,
-            },
+            Fault::Altered(wrong.place),
             Fault::Unknown(live(2, true).place, Some(Status::Released)),
             Fault::Unknown(live(7, true).place, None),
             Fault::Missing(live(1, true)),
@@ -326,7 +321,57 @@ mod tests {
         assert_eq!(right.tombstones, [tombstone], "the spent key stays known");
         assert_eq!(judge(&rows, false, &right).0, []);
         assert_eq!(judge(&rows, true, &right).0, []);
-        let (faults, right) = Expected::default().judge(&[1, 0]);
+        let (faults, right) = Expected::default().judge(BUYER, &[1, 0]);
         assert_eq!((faults, right), (vec![Fault::Unreadable], Record::default()));
+    }
+
+    /// One that was written so, and whole, is told by what it says; one that was altered by its checksum.
+    #[test]
+    fn what_was_written_and_what_was_altered_are_two_faults() {
+        let rows = [row(1, Status::Reserved, false)];
+        let keys = SlipKeys {
+            explicit: true,
+            key: KeyHash([1; 16]),
+            line: KeyHash([2; 16]),
+            fingerprint: Fingerprint([1; 8]),
+        };
+        let more = Live::new(BUYER, &keys, 3, live(1, true).place);
+        let bare = Live {
+            sum: [0; 4],
+            ..live(1, true)
+        };
+        for (found, fault) in [
+            (
+                more,
+                Fault::Differs {
+                    expected: live(1, true),
+                    found: more,
+                },
+            ),
+            (bare, Fault::Altered(bare.place)),
+        ] {
+            let record = Record {
+                live: vec![found],
+                tombstones: vec![],
+            };
+            let (faults, right) = judge(&rows, false, &record);
+            assert_eq!((faults, right.live), (vec![fault], vec![live(1, true)]));
+        }
+    }
+
+    #[test]
+    fn an_altered_key_is_not_remembered() {
+        let ended = Live {
+            key: [9; 8],
+            ..live(2, true)
+        };
+        let record = Record {
+            live: vec![ended],
+            tombstones: vec![],
+        };
+        let (faults, right) = judge(&[row(2, Status::Released, false)], false, &record);
+        let unknown = Fault::Unknown(ended.place, Some(Status::Released));
+        assert_eq!(faults, [Fault::Altered(ended.place), unknown]);
+        assert_eq!(right.tombstones[0].key, [2; 8]);
     }
 }

@@ -320,13 +320,16 @@ pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 /// The name by which `lua/<script>.lua` is called.
 pub(crate) fn sha_of(script: &str) -> String {
-    let record = include_str!("../../../lua/record.lua");
+    let before = [
+        include_str!("../../../lua/record.lua"),
+        include_str!("../../../lua/entry.lua"),
+    ];
     let text = match script {
         "reserve" => include_str!("../../../lua/reserve.lua"),
         "grant" => include_str!("../../../lua/grant.lua"),
         other => panic!("no script {other}"),
     };
-    fred::util::sha1_hash(&format!("{record}{text}"))
+    fred::util::sha1_hash(&format!("{}{text}", before.concat()))
 }
 
 /// A plain client.

@@ -111,7 +111,7 @@ async fn a_lane_that_is_not_what_its_queue_says_is_recovered() {
                 "{kind}: {found:?}"
             );
             assert!(
-                ["queue_chain", "lane_epoch", "lane_sale"].contains(&found.cause.as_str()),
+                ["queue_chain", "lane_epoch", "lane_sale", "entry_altered"].contains(&found.cause.as_str()),
                 "{kind}: {found:?}"
             );
             assert!(
@@ -173,11 +173,12 @@ async fn an_entry_that_was_removed_or_altered_is_found_with_its_lane() {
         let report = round.report.expect("a report");
         assert_eq!(report.discrepancies.len(), 1, "{report:?}");
         let found = &report.discrepancies[0];
-        assert_eq!(
-            (found.cause.as_str(), found.lane),
-            ("queue_chain", Some(lane.to_i16())),
-            "{found:?}"
-        );
+        let expected = match alter {
+            true => ("entry_altered", Some("hot")),
+            false => ("queue_chain", None),
+        };
+        assert_eq!((found.cause.as_str(), found.sale_id.as_deref()), expected, "{found:?}");
+        assert_eq!(found.lane, Some(lane.to_i16()));
         let row = fair.desk.ledger.lane(lane).await.expect("a lane");
         assert!(!row.open, "it is closed, to be recovered");
     }

@@ -1,14 +1,18 @@
 //! Drift is found while a gateway sells, at its place, and put right; and nothing else is touched.
 //!
 //! What is planted at random: counters up and down; records of buyers removed, unreadable, without one of their
-//! reservations, with other units, another key, another place, a reservation too much, a tombstone too much; records of
-//! nobody. What breaks a lane as a whole, or the ledger's own grants, is planted one at a time in `broken`.
+//! reservations, with another place, a reservation too much, a tombstone too much, with other units that somebody wrote
+//! there; with other units, another key, fingerprint, line or checksum in the bytes alone, or any bit of the record; records
+//! of nobody. What is altered in the queue is planted in `altered`, what breaks a lane as a whole, or the ledger's own
+//! grants, one at a time in `broken`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use flashgate::domain::entry::SlipKeys;
+use flashgate::domain::key::{Fingerprint, KeyHash};
 use flashgate::domain::lane::LaneNo;
 use flashgate::domain::outcome::Decision;
 use flashgate::domain::reconciliation::ReportKind;
@@ -34,7 +38,11 @@ const UNITS: i64 = 5_000;
 /// Sales that are tampered with; `hot` never is.
 const SALES: [&str; 3] = ["amber", "beryl", "coral"];
 /// Causes under which a fault of a record may be told.
-const RECORD_CAUSES: [&str; 3] = ["record_missing", "record_unknown", "record_differs"];
+const RECORD_CAUSES: [&str; 4] = ["record_missing", "record_unknown", "record_differs", "record_altered"];
+/// Ways to spoil a record.
+const KINDS: u32 = 14;
+/// Of these, those that its checksums find.
+const ALTERS: std::ops::Range<u32> = 8..13;
 
 /// Where a fault was planted: sale, lane, and whose record.
 type Spot = (String, i16, Option<String>);
@@ -71,7 +79,7 @@ async fn corrected(fair: &Fair) {
 }
 
 /// A live sale in two lanes, with buyers who rest.
-async fn sale(fair: &Fair, name: &str) -> Arc<Sale> {
+pub(super) async fn sale(fair: &Fair, name: &str) -> Arc<Sale> {
     let sale = Arc::new(fair.desk.sale(name, UNITS, None, 2).await);
     fair.settle().await;
     let taken = futures::future::join_all((0..BUYERS).map(|n| {
@@ -109,14 +117,13 @@ async fn spoil(fair: &Fair, sale: &Sale, user: &str, kind: u32, random: &mut Std
         index: 0,
         nonce: random.random(),
     };
-    let ghost = Live {
-        key: random.random(),
-        fingerprint: random.random(),
-        line: random.random(),
-        explicit_key: false,
-        units: 1,
-        place,
+    let keys = SlipKeys {
+        explicit: false,
+        key: KeyHash(random.random()),
+        line: KeyHash(random.random()),
+        fingerprint: Fingerprint(random.random()),
     };
+    let ghost = Live::new(&buyer, &keys, 1, place);
     let new = match kind {
         0 => None,
         1 => Some(vec![1, 0, 7]),
@@ -126,11 +133,17 @@ async fn spoil(fair: &Fair, sale: &Sale, user: &str, kind: u32, random: &mut Std
             Some(record.pack())
         }
         3 => {
-            record.live[0].units += random.random_range(1..5);
+            let keys = SlipKeys {
+                key: KeyHash::order_line(user, "other", "wh1"),
+                ..keys
+            };
+            let other = Live::new(&buyer, &keys, record.live[0].units + 1, record.live[0].place);
+            record.live[0] = other;
             Some(record.pack())
         }
         4 => {
-            record.live[0].key = random.random();
+            record.live.remove(0);
+            record.live.push(ghost);
             Some(record.pack())
         }
         5 => {
@@ -141,9 +154,35 @@ async fn spoil(fair: &Fair, sale: &Sale, user: &str, kind: u32, random: &mut Std
             record.live.push(ghost);
             Some(record.pack())
         }
-        _ => {
+        7 => {
             record.tombstones.push(Tombstone { key: ghost.key, place });
             Some(record.pack())
+        }
+        8 => {
+            record.live[0].units += random.random_range(1..5);
+            Some(record.pack())
+        }
+        9 => {
+            record.live[0].key = random.random();
+            Some(record.pack())
+        }
+        10 => {
+            record.live[0].fingerprint[random.random_range(0..8)] ^= 1 << random.random_range(0..8);
+            Some(record.pack())
+        }
+        11 => {
+            record.live[0].line[random.random_range(0..8)] ^= 1 << random.random_range(0..8);
+            Some(record.pack())
+        }
+        12 => {
+            record.live[0].sum[random.random_range(0..4)] ^= 1 << random.random_range(0..8);
+            Some(record.pack())
+        }
+        _ => {
+            let mut bytes = bytes.clone();
+            let at = random.random_range(0..bytes.len());
+            bytes[at] ^= 1 << random.random_range(0..8);
+            Some(bytes)
         }
     };
     match new {
@@ -174,14 +213,14 @@ async fn nudge(fair: &Fair, sale: &Sale, lane: LaneNo, random: &mut StdRng) -> S
 }
 
 /// Reserves and gives back, or lets expire, until it is over; what a sale's lanes do to each other goes on beside.
-async fn shop(fair: &Fair, sales: &[Arc<Sale>], n: usize, over: &AtomicBool, made: &AtomicUsize) {
+pub(super) async fn shop(fair: &Fair, sales: &[Arc<Sale>], n: usize, over: &AtomicBool, made: &AtomicUsize) {
     for round in 0.. {
         if over.load(Ordering::Relaxed) {
             return;
         }
         let sale = &sales[(n + round) % sales.len()];
         let (user, order) = (format!("shopper{n}-{}", round % 5), format!("shop-{n}-{round}"));
-        let Decision::Reserved { id, .. } = fair.take(sale, &user, &order, 1, None).await else {
+        let Ok(Decision::Reserved { id, .. }) = fair.try_take(sale, &user, &order, 1, None).await else {
             tokio::time::sleep(Duration::from_millis(5)).await;
             continue;
         };
@@ -241,14 +280,19 @@ async fn a_thousand_faults_are_found_while_it_sells() {
         let mut ghosts = 0;
         while planted < PLANTED {
             let mut spots: BTreeSet<Spot> = BTreeSet::new();
+            let mut altered: BTreeSet<Spot> = BTreeSet::new();
             for sale in &sales {
                 for lane in &sale.lanes {
                     spots.insert(nudge(&fair, sale, *lane, &mut random).await);
                 }
                 for n in 0..BUYERS {
                     if random.random_range(0..10) < 7 {
-                        let kind = random.random_range(0..8);
-                        spots.insert(spoil(&fair, sale, &format!("{}{n}", sale.id), kind, &mut random).await);
+                        let kind = random.random_range(0..KINDS);
+                        let spot = spoil(&fair, sale, &format!("{}{n}", sale.id), kind, &mut random).await;
+                        if ALTERS.contains(&kind) {
+                            altered.insert(spot.clone());
+                        }
+                        spots.insert(spot);
                     }
                 }
                 ghosts += 1;
@@ -259,6 +303,9 @@ async fn a_thousand_faults_are_found_while_it_sells() {
             let told = told(&round);
             let names: BTreeSet<Spot> = told.keys().cloned().collect();
             assert_eq!(names, spots, "what was planted, all of it, and nothing else");
+            for spot in &altered {
+                assert!(told[spot].contains("record_altered"), "{spot:?}: {:?}", told[spot]);
+            }
             for ((.., buyer), causes) in &told {
                 let may_be = |cause: &String| match buyer {
                     None => cause == "counter",

@@ -13,7 +13,7 @@ use flashgate::domain::reservation::Ending;
 use flashgate::domain::reservation_id::ReservationId;
 use flashgate::domain::sale::Sale;
 use flashgate::domain::trace::TraceId;
-use flashgate::flash::{self, Delivery, Flash, Parcel};
+use flashgate::flash::{self, Delivery, Flash, FlashError, Parcel};
 use flashgate::health::Health;
 use flashgate::ledger::apply::{Applied, Batch};
 use flashgate::ledger::grants::Numbered;
@@ -154,6 +154,19 @@ impl Fair {
         quantity: u32,
         key: Option<&str>,
     ) -> Decision {
+        let taken = self.try_take(sale, user, order, quantity, key).await;
+        taken.expect("Redis answers")
+    }
+
+    /// The same, of a lane that may be in recovery.
+    pub(super) async fn try_take(
+        &self,
+        sale: &Arc<Sale>,
+        user: &str,
+        order: &str,
+        quantity: u32,
+        key: Option<&str>,
+    ) -> Result<Decision, FlashError> {
         let line = KeyHash::order_line(order, sale.id.as_str(), "wh1");
         let slip = Slip {
             explicit_key: key.is_some(),
@@ -167,7 +180,7 @@ impl Fair {
             user: Some(user.to_owned()),
         };
         let outcome = self.context.flash.reserve(sale, &slip, false).await;
-        outcome.expect("Redis answers").decision
+        outcome.map(|outcome| outcome.decision)
     }
 
     pub(super) async fn end(&self, id: ReservationId, ending: Ending) {
@@ -184,7 +197,7 @@ impl Fair {
         assert!(matches!(answer, EndAnswer::Done { .. }), "{answer:?}");
     }
 
-    async fn number(&self, lane: LaneNo) -> usize {
+    pub(super) async fn number(&self, lane: LaneNo) -> usize {
         let row = self.desk.ledger.lane(lane).await.expect("a lane");
         let numbered = self
             .desk
@@ -232,7 +245,7 @@ impl Fair {
         entries.len()
     }
 
-    async fn deliver(&self, lane: LaneNo) -> usize {
+    pub(super) async fn deliver(&self, lane: LaneNo) -> usize {
         let row = self.desk.ledger.lane(lane).await.expect("a lane");
         let meta = self
             .context

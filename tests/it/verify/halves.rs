@@ -1,12 +1,15 @@
 //! Faults between Redis and the ledger.
 
 use flashgate::domain::difference::{Figure, Kind};
+use flashgate::domain::entry::SlipKeys;
+use flashgate::domain::key::{Fingerprint, KeyHash};
 use flashgate::domain::lane::LaneNo;
 use flashgate::domain::record::{Live, Record};
 use flashgate::domain::reservation_id::Place;
 use fred::types::Value;
 
 use super::fair::Fair;
+use super::tamper::seal;
 
 pub(super) async fn raise_counter(fair: &Fair, lane: LaneNo, units: i64) {
     let args = vec![fair.key(lane, "sale").into(), "free".into(), units.into()];
@@ -21,16 +24,14 @@ pub(super) async fn plant_record(fair: &Fair, user: &str) -> Place {
         index: 3,
         nonce: [7, 8, 9],
     };
-    let live = Live {
-        key: [1; 8],
-        fingerprint: [2; 8],
-        line: [3; 8],
-        explicit_key: false,
-        units: 1,
-        place,
+    let keys = SlipKeys {
+        explicit: false,
+        key: KeyHash([1; 16]),
+        line: KeyHash([3; 16]),
+        fingerprint: Fingerprint([2; 8]),
     };
     let record = Record {
-        live: vec![live],
+        live: vec![Live::new(&format!("u:{user}"), &keys, 1, place)],
         tombstones: Vec::new(),
     };
     let key = fair.key(fair.home(user), "buyers");
@@ -105,7 +106,13 @@ async fn a_record_that_tells_other_units_is_found() {
         panic!("a record")
     };
     let mut record = Record::unpack(&bytes).expect("a record");
-    record.live[0].units = 1;
+    let keys = SlipKeys {
+        explicit: false,
+        key: KeyHash::order_line("o0", "hot", "wh1"),
+        line: KeyHash::order_line("o0", "hot", "wh1"),
+        fingerprint: Fingerprint(record.live[0].fingerprint),
+    };
+    record.live[0] = Live::new("u:u0", &keys, 1, id.place());
     fair.redis(
         "HSET",
         vec![key.into(), "u:u0".into(), Value::Bytes(record.pack().into())],
@@ -142,6 +149,7 @@ async fn an_entry_with_another_nonce_breaks_the_chain() {
         .position(|field| field.as_str().as_deref() == Some("nonce"))
         .expect("a nonce");
     fields[nonce + 1] = Value::Bytes(vec![0; 8].into());
+    seal(&id.as_str().expect("an id"), &mut fields);
     fair.redis("XDEL", vec![queue.clone().into(), id.clone()]).await;
     fair.redis("XSETID", vec![queue.clone().into(), before[0].clone()])
         .await;

@@ -1,6 +1,7 @@
 //! Verification and reconciliation: both halves agree while they work, and every fault that is planted is found, named
 //! at its place, and repaired where that is Redis.
 
+mod altered;
 mod broken;
 mod drift;
 mod fair;
@@ -11,3 +12,4 @@ mod planted;
 mod repair;
 mod scheduled;
 mod sound;
+mod tamper;
