@@ -47,6 +47,18 @@ impl Ledger {
         Ok(Beat { stalled })
     }
 
+    /// Says that this gateway is gone: it counts for nobody's share of the lanes any more.
+    ///
+    /// # Errors
+    /// Postgres could not be asked; it is taken for dead when it has been silent for a while.
+    pub async fn leave(&self, gateway: Uuid) -> Result<(), LedgerError> {
+        sqlx::query("-- gateway.leave\nDELETE FROM gateway WHERE gateway_id = $1")
+            .bind(gateway)
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+
     /// Says which lanes this gateway, which is alive, can ask. Where no other can ask a lane either, it may fall back on
     /// the ledger.
     ///

@@ -11,7 +11,7 @@ use crate::metric;
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Beats until stopped.
+/// Beats until stopped, and says then that it beats no more.
 pub(crate) async fn run(context: Context) {
     let what = "pulse";
     repeat(&context, what, EVERY, async || {
@@ -24,6 +24,10 @@ pub(crate) async fn run(context: Context) {
         beat.map(|()| false)
     })
     .await;
+    // A beat that was under way may have come after the lanes were given back, and would count for three more seconds.
+    if let Err(error) = context.ledger.leave(context.gateway).await {
+        tracing::warn!(%error, "others will wait a moment before they take this gateway for gone");
+    }
 }
 
 /// One beat.

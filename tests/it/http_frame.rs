@@ -181,6 +181,41 @@ async fn a_stop_lets_requests_end_and_takes_no_more() {
     served.stop().await;
 }
 
+/// A whole frame of HTTP/2, without a payload that matters here: 9 bytes of head (length 3, type 1, flags 1, stream 4).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).expect("it is short");
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_who_speaks_http_2_to_go_away() {
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    let served = serve(hello(), settings()).await;
+    let mut stream = served.connect().await;
+    let hello = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &[])].concat();
+    stream.write_all(&hello).await.expect("sent");
+    let mut first = [0; 9];
+    stream.read_exact(&mut first).await.expect("its settings");
+    assert_eq!(first[3], SETTINGS);
+    let mut settings_of_it = vec![0; usize::from(first[2])];
+    stream.read_exact(&mut settings_of_it).await.expect("its settings");
+    served.stop.cancel();
+
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    read.expect("the connection is closed in time")
+        .expect("it is closed in order");
+    let mut kinds = Vec::new();
+    let mut frames = bytes.as_slice();
+    while let [_, _, length, kind, rest @ ..] = frames {
+        kinds.push(*kind);
+        frames = &rest[5 + usize::from(*length)..];
+    }
+    assert!(kinds.contains(&GOAWAY), "{kinds:?}");
+    served.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_cuts_what_does_not_end() {
     let stuck = Router::new().route("/", get(std::future::pending::<()>));

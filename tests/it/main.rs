@@ -57,6 +57,7 @@ mod support {
     pub(crate) mod proxy;
     pub(crate) mod redis_cluster;
     pub(crate) mod redis_node;
+    pub(crate) mod release;
     pub(crate) mod road;
     pub(crate) mod servers;
     pub(crate) mod shop;

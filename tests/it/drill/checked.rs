@@ -7,16 +7,16 @@ use std::sync::Arc;
 use flashgate::domain::lane::Nonce;
 use flashgate::domain::reservation::{Ack, Status};
 use flashgate::domain::reservation_id::{IdKey, Place, ReservationId};
-use flashgate::domain::time::Millis;
-use flashgate::drill::check::{Bounds, Check, Verdict, judge};
+use flashgate::drill::check::{Check, Verdict};
 use flashgate::drill::history::{
-    Action, Fault, Healed, History, Kind, Line, Loses, Operation, Outcome, Recorder, Settled, Stopwatch,
+    Action, Fault, Healed, History, Kind, Line, Loses, Operation, Outcome, Recorder, Settled,
 };
 use flashgate::ledger::{self, Ledger};
 use serde_json::json;
 use sqlx::PgPool;
+use tokio_util::sync::CancellationToken;
 
-use super::client::{Client, Notes};
+use super::client::{Client, Notes, judged};
 use crate::support::door::{Door, until};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::{home, shared};
@@ -60,11 +60,6 @@ const IN_LEDGER: [(Check, &str); 7] = [
     ),
 ];
 
-async fn judged(ledger: &Ledger, history: &History) -> Verdict {
-    let account = ledger.account().await.expect("it can be read");
-    judge(history, &account, &Bounds::default())
-}
-
 fn broken(verdict: &Verdict) -> BTreeSet<Check> {
     verdict.violations.iter().map(|violation| violation.check).collect()
 }
@@ -73,14 +68,6 @@ fn broken(verdict: &Verdict) -> BTreeSet<Check> {
 async fn tamper(pool: &PgPool, sql: &str) {
     let sql = format!("BEGIN; SET LOCAL session_replication_role = replica; {sql}; COMMIT");
     sqlx::raw_sql(&sql).execute(pool).await.expect("it can be planted");
-}
-
-async fn stopwatch(door: &Door) -> Stopwatch {
-    let now: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
-        .fetch_one(&door.pool)
-        .await
-        .expect("Postgres tells the time");
-    Stopwatch::start(Millis::from(now))
 }
 
 /// One gateway leaves as a fault that loses nothing; the other serves on.
@@ -115,7 +102,7 @@ async fn crowd() -> (History, Ledger, PgPool) {
     let path = home.path().join("history.jsonl");
     let notes = Arc::new(Notes::new(
         Recorder::create(&path).expect("a file"),
-        stopwatch(&one).await,
+        Notes::stopwatch(&one).await,
     ));
     notes.admin(&one, "checked", Action::Start, UNITS).await;
     let clients: Vec<_> = (0..CLIENTS)
@@ -126,6 +113,7 @@ async fn crowd() -> (History, Ledger, PgPool) {
                 sku: "checked",
                 users: 40,
                 notes: Arc::clone(&notes),
+                stop: CancellationToken::new(),
             };
             tokio::spawn(client.live(REQUESTS))
         })

@@ -3,42 +3,48 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flashgate::domain::id::{LocationId, OrderId, SaleId, Sku, UserId};
 use flashgate::domain::reservation_id::ReservationId;
-use flashgate::drill::history::{Action, Kind, Line, Operation, Outcome, Recorder, Stopwatch};
+use flashgate::domain::time::Millis;
+use flashgate::drill::check::{Bounds, Verdict, judge};
+use flashgate::drill::history::{Action, History, Kind, Line, Operation, Outcome, Recorder, Stopwatch};
+use flashgate::ledger::Ledger;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::door::{Buy, Door, Told};
 
-/// Attempts under one key.
-const ATTEMPTS_MAX: usize = 20;
+/// Who has no answer after so long would give up.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 /// Between two attempts of which nothing is known.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Reservations that a client lets lie before it ends the oldest.
 const PENDING_MAX: usize = 2;
 
 /// What the clients share.
-pub(super) struct Notes {
-    pub(super) recorder: Recorder,
-    pub(super) watch: Stopwatch,
+pub(crate) struct Notes {
+    pub(crate) recorder: Recorder,
+    pub(crate) watch: Stopwatch,
     next: AtomicU64,
 }
 
-pub(super) struct Client {
-    pub(super) number: u32,
-    pub(super) doors: Vec<Door>,
-    pub(super) sku: &'static str,
-    pub(super) users: u32,
-    pub(super) notes: Arc<Notes>,
+pub(crate) struct Client {
+    pub(crate) number: u32,
+    pub(crate) doors: Vec<Door>,
+    pub(crate) sku: &'static str,
+    pub(crate) users: u32,
+    pub(crate) notes: Arc<Notes>,
+    /// Ends it before its time.
+    pub(crate) stop: CancellationToken,
 }
 
 impl Notes {
-    pub(super) fn new(recorder: Recorder, watch: Stopwatch) -> Notes {
+    pub(crate) fn new(recorder: Recorder, watch: Stopwatch) -> Notes {
         Notes {
             recorder,
             watch,
@@ -46,8 +52,17 @@ impl Notes {
         }
     }
 
+    /// A stopwatch that shows the time of this gateway's Postgres.
+    pub(crate) async fn stopwatch(door: &Door) -> Stopwatch {
+        let now: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
+            .fetch_one(&door.pool)
+            .await
+            .expect("Postgres tells the time");
+        Stopwatch::start(Millis::from(now))
+    }
+
     /// Operations so far.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.next.load(Ordering::Relaxed)
     }
 
@@ -69,7 +84,7 @@ impl Notes {
     }
 
     /// An admin's start or stop of a sale with so many units.
-    pub(super) async fn admin(&self, door: &Door, sale: &str, action: Action, units: i64) {
+    pub(crate) async fn admin(&self, door: &Door, sale: &str, action: Action, units: i64) {
         let mut op = self.asked(Kind::Sale);
         op.sale_id = SaleId::try_from(sale).ok();
         op.action = Some(action);
@@ -79,6 +94,12 @@ impl Notes {
         self.heard(op, Some(&told));
         told.expect(200);
     }
+}
+
+/// What the judge says of a history and the ledger after it.
+pub(crate) async fn judged(ledger: &Ledger, history: &History) -> Verdict {
+    let account = ledger.account().await.expect("it can be read");
+    judge(history, &account, &Bounds::default())
 }
 
 /// What an answer says, in the words of a history.
@@ -107,11 +128,11 @@ fn read<T: DeserializeOwned>(value: &Value) -> Option<T> {
 }
 
 impl Client {
-    /// Asks so often.
-    pub(super) async fn live(self, requests: u32) {
+    /// Asks so often, each time until it has an answer to keep.
+    pub(crate) async fn live(self, requests: u32) {
         let mut random = StdRng::seed_from_u64(self.number.into());
         let mut pending: Vec<ReservationId> = Vec::new();
-        for n in 0..requests {
+        for n in (0..requests).take_while(|_| !self.stop.is_cancelled()) {
             let got = self.reserve(n, &mut random).await;
             let refused = got.is_none();
             pending.extend(got);
@@ -137,7 +158,8 @@ impl Client {
         }
         let repeats = random.random_bool(0.1);
         let mut got = None;
-        for attempt in 0..ATTEMPTS_MAX {
+        let since = Instant::now();
+        for attempt in 0.. {
             let (gateway, door) = self.door(usize::try_from(n).expect("few") + attempt);
             let mut op = self.notes.asked(Kind::Reserve);
             (op.client, op.gateway) = (self.number, gateway);
@@ -151,7 +173,7 @@ impl Client {
             let op = self.notes.heard(op, told.as_ref());
             got = got.or(op.reservation_id);
             match op.outcome {
-                Outcome::Unknown => tokio::time::sleep(AGAIN).await,
+                Outcome::Unknown => again(since, &order, told.as_ref()).await,
                 // Another gateway must answer the same.
                 Outcome::Ok if repeats && !op.replayed => {}
                 _ => break,
@@ -174,7 +196,8 @@ impl Client {
             82..95 => (Kind::Get, ""),
             _ => return,
         };
-        for attempt in 0..ATTEMPTS_MAX {
+        let since = Instant::now();
+        for attempt in 0.. {
             let (gateway, door) = self.door(attempt);
             let mut op = self.notes.asked(kind);
             (op.client, op.gateway, op.reservation_id) = (self.number, gateway, Some(id));
@@ -187,7 +210,13 @@ impl Client {
             if self.notes.heard(op, told.as_ref()).outcome != Outcome::Unknown {
                 break;
             }
-            tokio::time::sleep(AGAIN).await;
+            again(since, &path, told.as_ref()).await;
         }
     }
+}
+
+/// Pauses before what was asked for at `since` is asked for again.
+async fn again(since: Instant, what: &str, told: Option<&Told>) {
+    assert!(since.elapsed() < ANSWERED_WITHIN, "{what} has no answer yet: {told:?}");
+    tokio::time::sleep(AGAIN).await;
 }

@@ -1,5 +1,5 @@
 //! The drill, in short, and its judge, on real servers.
 
 mod checked;
-mod client;
+pub(crate) mod client;
 mod short;

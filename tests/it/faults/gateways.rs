@@ -23,7 +23,7 @@ async fn two() -> (Child, Child) {
 }
 
 /// Waits until a single gateway has every lane.
-async fn until_one_owns_all(pool: &PgPool, not: &[uuid::Uuid]) {
+pub(super) async fn until_one_owns_all(pool: &PgPool, not: &[uuid::Uuid]) {
     until("a gateway that has all lanes", async || {
         let owners = "SELECT DISTINCT owner FROM lane";
         let owners: Vec<Option<uuid::Uuid>> = sqlx::query_scalar(owners).fetch_all(pool).await.ok()?;
@@ -33,7 +33,7 @@ async fn until_one_owns_all(pool: &PgPool, not: &[uuid::Uuid]) {
 }
 
 /// The process that the gateway's name ends with.
-async fn gateway_of(pool: &PgPool, child: &Child) -> uuid::Uuid {
+pub(super) async fn gateway_of(pool: &PgPool, child: &Child) -> uuid::Uuid {
     until("its heartbeat", async || {
         sqlx::query_scalar("SELECT gateway_id FROM gateway WHERE name LIKE '%-' || $1")
             .bind(child.pid().to_string())
@@ -49,7 +49,7 @@ async fn cursors(pool: &PgPool) -> Vec<i64> {
     cursors.fetch_all(pool).await.expect("Postgres answers")
 }
 
-async fn epochs(door: &Door) -> Vec<Value> {
+pub(super) async fn epochs(door: &Door) -> Vec<Value> {
     let lanes = door.admin(reqwest::Method::GET, "/admin/lanes", None).await.expect(200);
     let lanes = lanes["lanes"].as_array().expect("lanes");
     lanes.iter().map(|lane| lane["epoch"].clone()).collect()

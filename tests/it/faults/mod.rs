@@ -12,6 +12,7 @@ mod older_redis;
 mod pair;
 mod poison;
 mod postgres;
+mod rolling;
 mod start;
 mod wire;
 

@@ -176,6 +176,11 @@ impl Deref for Whole {
 impl Child {
     /// Over these servers, of which the database is migrated; returns when every lane is open.
     pub(crate) async fn over(redis_url: &str, database_url: &str) -> Child {
+        Child::of(Path::new(env!("CARGO_BIN_EXE_flashgate")), redis_url, database_url).await
+    }
+
+    /// The same, of another release.
+    pub(crate) async fn of(program: &Path, redis_url: &str, database_url: &str) -> Child {
         let home = home();
         // Its command line names the directory, by which the guard knows it.
         let config = home.path().join("gateway.toml");
@@ -186,7 +191,7 @@ impl Child {
         fs::write(&config, text).expect("the directory can be written");
         let log = home.path().join("gateway.log");
         let process = Process(
-            Command::new(env!("CARGO_BIN_EXE_flashgate"))
+            Command::new(program)
                 .arg("--config")
                 .arg(&config)
                 .args(["serve", "--log-filter", "info"])
@@ -215,6 +220,13 @@ impl Child {
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).expect("a pid");
         kill(Pid::from_raw(pid), signal).expect("it is our child");
+    }
+
+    /// Asks it to end, and waits until it has, in order.
+    pub(crate) async fn stop(mut self) {
+        self.signal(Signal::SIGTERM);
+        let status = until("its end", async || self.process.0.try_wait().expect("it is our child")).await;
+        assert!(status.success(), "{status}");
     }
 
     /// Kills it outright, as a crash would, and waits until it is gone.
