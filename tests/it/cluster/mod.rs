@@ -7,6 +7,7 @@ mod behind;
 mod killed;
 mod moved;
 mod pair;
+mod partitioned;
 mod spread;
 mod steady;
 

@@ -11,16 +11,22 @@ use crate::support::servers::shared;
 const UNITS: i64 = 20;
 const SERVICE: &str = "stock";
 
-struct Pair {
-    primary: RedisNode,
-    replica: RedisNode,
-    database_url: String,
+pub(super) struct Pair {
+    pub(super) primary: RedisNode,
+    pub(super) replica: RedisNode,
+    pub(super) database_url: String,
 }
 
 impl Pair {
     async fn start() -> Pair {
         let primary = RedisNode::start(&[], |_| None).await;
-        let follows = format!("replicaof 127.0.0.1 {}", primary.port);
+        let port = primary.port;
+        Pair::of(primary, port).await
+    }
+
+    /// The replica reaches its primary at this port.
+    pub(super) async fn of(primary: RedisNode, port: u16) -> Pair {
+        let follows = format!("replicaof 127.0.0.1 {port}");
         let replica = RedisNode::start(&[&follows, "repl-diskless-sync-delay 0"], |_| None).await;
         replica.until("master_link_status", "up").await;
         let database_url = shared().await.database().await;
@@ -33,7 +39,7 @@ impl Pair {
     }
 
     /// Waits until the replica has all that the primary has.
-    async fn until_level(&self) {
+    pub(super) async fn until_level(&self) {
         until("a replica that is level", async || {
             let (there, here) = tokio::join!(
                 self.primary.info("master_repl_offset"),
@@ -46,7 +52,7 @@ impl Pair {
 }
 
 /// Makes so many reservations durable; their ids.
-async fn reserve(gateway: &Whole, what: &str, count: usize) -> Vec<String> {
+pub(super) async fn reserve(gateway: &Whole, what: &str, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     for n in 0..count {
         let order = format!("{what}-{n}");
@@ -56,7 +62,7 @@ async fn reserve(gateway: &Whole, what: &str, count: usize) -> Vec<String> {
 }
 
 /// Asserts that these are what their orders still get, and that exactly `left` units are for sale.
-async fn assert_kept(gateway: &Whole, made: &[(&str, &[String])], left: i64) {
+pub(super) async fn assert_kept(gateway: &Whole, made: &[(&str, &[String])], left: i64) {
     for (what, ids) in made {
         for (n, id) in ids.iter().enumerate() {
             let order = format!("{what}-{n}");

@@ -3,7 +3,7 @@
 //! Its directory is watched over by the guard of the test servers, and dropping it kills it.
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -68,6 +68,10 @@ impl RedisNode {
 
     pub(crate) fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
+    }
+
+    pub(crate) fn socket(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
     /// What it answers; an error reply, or that it does not answer, as text.
