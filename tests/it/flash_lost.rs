@@ -6,11 +6,13 @@ use flashgate::domain::grant::Grant;
 use flashgate::domain::outcome::Decision::{Insufficient, RateLimited, Replayed, Reserved};
 use flashgate::domain::outcome::{Decision, Durability};
 use flashgate::domain::sale::LaneSettings;
+use flashgate::drill::wire::Trouble;
 use flashgate::flash::{Delivery, Flash, FlashError, Health, Notice, Outcome, Settings, SettledCall};
 
 use crate::flash_model::{LaneModel, actual};
 use crate::support::flash::{Buy, LANE, OPEN, Rig, parcels, reserve_all, sale, sha_of};
 use crate::support::proxy::{Proxy, Trick};
+use crate::support::wire::wired;
 
 const SOON: Duration = Duration::from_millis(100);
 /// How long a lost answer is waited for: long enough for a machine that runs all tests at once.
@@ -19,11 +21,14 @@ const PATIENT: Duration = Duration::from_secs(1);
 /// A gateway behind a proxy, and the proxy.
 async fn proxied(rig: &Rig) -> (Flash, Proxy) {
     let proxy = Proxy::before(&rig.url).await;
-    let settings = Settings {
+    (rig.gateway_with(patient(proxy.url())).await, proxy)
+}
+
+fn patient(url: &str) -> Settings {
+    Settings {
         command_timeout: PATIENT,
-        ..Settings::new(proxy.url())
-    };
-    (rig.gateway_with(settings).await, proxy)
+        ..Settings::new(url)
+    }
 }
 
 async fn reserve(flash: &Flash, buys: &[Buy]) -> Vec<Result<Outcome, FlashError>> {
@@ -174,8 +179,10 @@ async fn who_holds_the_last_unit_without_knowing_gets_it_from_any_gateway() {
 async fn answers_in_pieces_or_late_are_answers() {
     let mut rig = Rig::start().await;
     rig.open(1, OPEN, 40).await;
-    let (flash, proxy) = proxied(&rig).await;
-    proxy.split();
+    let (wire, url) = wired(&rig.url).await;
+    wire.trouble(Trouble::Split(1));
+    let proxy = Proxy::before(&url).await;
+    let flash = rig.gateway_with(patient(proxy.url())).await;
     proxy.play(&sha_of("reserve"), Trick::Slow(SOON / 5));
     let requests: Vec<_> = (0..50).map(|i| (1, Buy::anonymous(&format!("o{i}")))).collect();
     let answers = reserve_all(&flash, &requests).await;

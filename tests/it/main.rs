@@ -63,7 +63,7 @@ mod support {
     pub(crate) mod shop;
     pub(crate) mod socket;
     pub(crate) mod standby;
-    pub(crate) mod switch;
     pub(crate) mod web;
+    pub(crate) mod wire;
 }
 mod verify;

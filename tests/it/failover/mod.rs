@@ -5,6 +5,7 @@
 mod restore;
 mod standby;
 
+use flashgate::drill::wire::Wire;
 use serde_json::json;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -13,36 +14,24 @@ use crate::faults::crowd::{Crowd, Heard};
 use crate::support::door::until;
 use crate::support::gateway::{LANES, Whole, migrate};
 use crate::support::servers::Private;
-use crate::support::switch::Switch;
+use crate::support::wire::wired;
 
 /// A gateway whose Postgres is behind an address that can move, with a live sale.
 struct Stage {
     servers: Private,
     gateway: Whole,
-    switch: Switch,
+    wire: Wire,
 }
 
 impl Stage {
     /// Over servers whose Postgres nobody has used yet.
     async fn over(servers: Private) -> Stage {
         migrate(&servers.postgres.url()).await;
-        let url = servers.postgres.tcp_url_of("flashgate");
-        let address = address_of(&url);
-        let switch = Switch::start(&address).await;
-        let gateway = Whole::over(&servers.redis.url(), &url.replace(&address, &switch.address)).await;
+        let (wire, database_url) = wired(&servers.postgres.tcp_url_of("flashgate")).await;
+        let gateway = Whole::over(&servers.redis.url(), &database_url).await;
         gateway.sell("s", 100_000, json!({"buckets": LANES})).await;
-        Stage {
-            servers,
-            gateway,
-            switch,
-        }
+        Stage { servers, gateway, wire }
     }
-}
-
-/// Host and port of a URL without a password.
-fn address_of(url: &str) -> String {
-    let (_, rest) = url.split_once('@').expect("a user");
-    rest.split('/').next().expect("an address").to_owned()
 }
 
 async fn run(pool: &PgPool, statement: &str) {

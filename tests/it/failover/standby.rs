@@ -3,11 +3,12 @@
 use flashgate::dev::postgres::Postgres;
 use sqlx::PgPool;
 
-use super::{Stage, address_of, carried, goes_on, run};
+use super::{Stage, carried, goes_on, run};
 use crate::faults::crowd::{Crowd, assert_kept};
 use crate::support::door::{Buy, until};
 use crate::support::servers::{Home, Private, home};
 use crate::support::standby::standby;
+use crate::support::wire::server_of;
 
 /// A stage and a standby of its Postgres.
 async fn followed() -> (Stage, Postgres, Home) {
@@ -21,7 +22,7 @@ async fn followed() -> (Stage, Postgres, Home) {
 async fn promote(stage: &mut Stage, standby: &Postgres, at_standby: &PgPool) {
     stage.servers.postgres.kill();
     run(at_standby, "SELECT pg_promote()").await;
-    stage.switch.turn(&address_of(&standby.tcp_url_of("flashgate")));
+    stage.wire.lead_to(server_of(&standby.tcp_url_of("flashgate")));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,16 +3,17 @@
 
 use flashgate::config::Role;
 use flashgate::domain::lane::LaneNo;
+use flashgate::drill::wire::Trouble;
 use flashgate::ledger::{self, Ledger};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::crowd::{Crowd, assert_kept};
-use super::wire::Wire;
 use super::{accepted, durable, sell_out};
 use crate::support::door::{Buy, until};
 use crate::support::gateway::{LANES, Whole, migrate};
 use crate::support::servers::Private;
+use crate::support::wire::wired;
 
 /// A gateway over servers of its own, with a live sale `s` that goes on in the ledger.
 async fn selling(units: i64, undurable_max: i64) -> (Private, Whole) {
@@ -227,17 +228,17 @@ async fn a_gateway_that_alone_has_lost_redis_harms_nobody_and_one_that_is_left_a
     let servers = Private::start().await;
     let (redis_url, database_url) = (servers.redis.url(), servers.postgres.url());
     migrate(&database_url).await;
-    let wire = Wire::start(&redis_url).await;
+    let (wire, through) = wired(&redis_url).await;
     let (one, other) = tokio::join!(
         Whole::over(&redis_url, &database_url),
-        Whole::over(&wire.url, &database_url)
+        Whole::over(&through, &database_url)
     );
     one.sell("s", 100_000, json!({"redisDown": "ledger", "buckets": 2}))
         .await;
     durable(&other, "first").await;
     let crowd = Crowd::gather(4, &[&one]);
     crowd.buys(10).await;
-    wire.hold();
+    wire.trouble(Trouble::Held);
     until("its word that it reaches nothing", async || {
         let blind = "SELECT count(*) FROM gateway WHERE reaches = '{}'";
         let blind: i64 = sqlx::query_scalar(blind).fetch_one(&one.pool).await.ok()?;
@@ -268,7 +269,7 @@ async fn a_gateway_that_alone_has_lost_redis_harms_nobody_and_one_that_is_left_a
         assert!(fallen.len() <= 2, "the sale has two lanes: {fallen:?}");
     }
     ledger.close().await;
-    wire.let_go();
+    wire.trouble(Trouble::Calm);
     let heard = crowd.leave().await;
     one.settled().await;
     assert_eq!(assert_kept(&one, &heard).await, 0);
@@ -276,11 +277,11 @@ async fn a_gateway_that_alone_has_lost_redis_harms_nobody_and_one_that_is_left_a
     other.until_open().await;
     let crowd = Crowd::gather(4, &[&other]);
     crowd.buys(10).await;
-    wire.hold();
+    wire.trouble(Trouble::Held);
     one.stop().await;
     until_fallen(&other).await;
     crowd.buys(20).await;
-    wire.let_go();
+    wire.trouble(Trouble::Calm);
     other.until_open().await;
     crowd.buys(10).await;
     let heard = crowd.leave().await;
@@ -294,13 +295,13 @@ async fn a_gateway_that_only_sells_notices_that_the_ledger_decides() {
     let servers = Private::start().await;
     let (redis_url, database_url) = (servers.redis.url(), servers.postgres.url());
     migrate(&database_url).await;
-    let wire = Wire::start(&redis_url).await;
-    let owner = Whole::over(&wire.url, &database_url).await;
+    let (wire, through) = wired(&redis_url).await;
+    let owner = Whole::over(&through, &database_url).await;
     let sells = Whole::start_as(&[Role::Http], &redis_url, &database_url).await;
     sells.until_open().await;
     owner.sell("s", 100, falls_back(50)).await;
     durable(&sells, "first").await;
-    wire.hold();
+    wire.trouble(Trouble::Held);
     let ledger = Ledger::new(&ledger::Settings::new(&database_url)).expect("an address");
     let lanes: Vec<LaneNo> = (0..LANES).map(LaneNo).collect();
     let fallen = ledger.fall_back(&lanes, Uuid::new_v4(), 0).await.expect("answers");
@@ -311,7 +312,7 @@ async fn a_gateway_that_only_sells_notices_that_the_ledger_decides() {
         (sells.reservation(&late.id()).await.standing() == "RESERVED durable").then_some(())
     })
     .await;
-    wire.let_go();
+    wire.trouble(Trouble::Calm);
     sells.settled().await;
     owner.settled().await;
     assert_eq!(sells.sale("s").await["remaining"], 98);

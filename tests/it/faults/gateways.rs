@@ -1,14 +1,15 @@
 //! Gateways die and pause; another one takes their lanes over.
 
+use flashgate::drill::wire::Trouble;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use sqlx::PgPool;
 
 use super::crowd::{Crowd, assert_kept};
-use super::wire::Wire;
 use crate::support::door::{Buy, Door, until};
 use crate::support::gateway::{Child, LANES, Whole, migrate};
 use crate::support::servers::{Private, shared};
+use crate::support::wire::wired;
 
 /// Two gateways in processes of their own, each with lanes to serve, and a live sale with a bucket in every lane.
 async fn two() -> (Child, Child) {
@@ -123,8 +124,8 @@ async fn an_owner_that_was_cut_off_from_postgres_comes_back_too_late() {
     let servers = Private::start().await;
     let (redis_url, database_url) = (servers.redis.url(), servers.postgres.tcp_url_of("flashgate"));
     migrate(&database_url).await;
-    let wire = Wire::start(&database_url).await;
-    let cut_off = Whole::over(&redis_url, &wire.url).await;
+    let (wire, through) = wired(&database_url).await;
+    let cut_off = Whole::over(&redis_url, &through).await;
     cut_off.sell("s", 100_000, json!({"buckets": LANES})).await;
     let lonely: uuid::Uuid = sqlx::query_scalar("SELECT gateway_id FROM gateway")
         .fetch_one(&cut_off.pool)
@@ -136,7 +137,7 @@ async fn an_owner_that_was_cut_off_from_postgres_comes_back_too_late() {
 
     stays.until_drained().await;
     let cursors = cursors(&stays.pool).await;
-    wire.hold();
+    wire.trouble(Trouble::Held);
     let crowd = Crowd::gather(8, &[&stays]);
     until_one_owns_all(&stays.pool, &[lonely]).await;
     until("queues that are carried on", async || {
@@ -144,7 +145,7 @@ async fn an_owner_that_was_cut_off_from_postgres_comes_back_too_late() {
         now.iter().zip(&cursors).all(|(now, then)| now > then).then_some(())
     })
     .await;
-    wire.let_go();
+    wire.trouble(Trouble::Calm);
     let told = cut_off.insist(&Buy::of("back").prefer("wait=10")).await;
     assert_eq!(told.standing(), "RESERVED durable");
     crowd.buys(10).await;

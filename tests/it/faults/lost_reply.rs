@@ -2,25 +2,25 @@
 
 use serde_json::json;
 
-use super::wire::Wire;
 use crate::support::door::Buy;
 use crate::support::gateway::{Whole, migrate};
+use crate::support::proxy::{Proxy, Trick};
 use crate::support::servers::shared;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_whose_answer_is_lost_counts_once() {
     let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
     migrate(&database_url).await;
-    let wire = Wire::start(&redis_url).await;
-    let gateway = Whole::over(&wire.url, &database_url).await;
+    let proxy = Proxy::before(&redis_url).await;
+    let gateway = Whole::over(proxy.url(), &database_url).await;
     gateway.sell("s", 20, json!({})).await;
     for n in 0..5 {
         let order = format!("lost-{n}");
         let wanted = Buy::of(&order).prefer("wait=10");
-        wire.lose_the_answer_to(&order);
+        proxy.play(&order, Trick::CutAfter);
         let first = gateway.try_reserve(&wanted).await;
         let first = first.filter(|told| told.status != 503 && told.status != 429);
-        wire.until_lost().await;
+        proxy.until_played().await;
         if let Some(told) = &first {
             assert!(!told.replayed, "the gateway asked again by itself: {}", told.body);
         }
@@ -41,17 +41,17 @@ async fn a_call_whose_answer_is_lost_counts_once() {
 async fn a_delivery_whose_answer_is_lost_gives_units_back_once() {
     let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
     migrate(&database_url).await;
-    let wire = Wire::start(&redis_url).await;
-    let gateway = Whole::over(&wire.url, &database_url).await;
+    let proxy = Proxy::before(&redis_url).await;
+    let gateway = Whole::over(proxy.url(), &database_url).await;
     gateway.sell("s", 3, json!({})).await;
     for n in 0..3 {
         let order = format!("given-back-{n}");
         let told = gateway.insist(&Buy::of(&order).prefer("wait=10")).await;
         assert_eq!(told.standing(), "RESERVED durable");
         // The grant names its buyer, and nothing else does by now.
-        wire.lose_the_answer_to(&format!("o:{order}"));
+        proxy.play(&format!("o:{order}"), Trick::CutAfter);
         gateway.release(&told.id()).await.expect(200);
-        wire.until_lost().await;
+        proxy.until_played().await;
         gateway.settled().await;
         assert_eq!(gateway.sale("s").await["remaining"], 3);
     }

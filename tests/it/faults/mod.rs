@@ -8,13 +8,12 @@ mod fallback;
 mod gateways;
 mod killed_redis;
 mod lost_reply;
-mod older_redis;
+pub(crate) mod older_redis;
 mod pair;
 mod poison;
 mod postgres;
 mod rolling;
 mod start;
-mod wire;
 
 use fred::clients::Client;
 use fred::interfaces::ClientLike;

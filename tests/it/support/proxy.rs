@@ -1,4 +1,6 @@
-//! A TCP proxy before Redis that loses what it is told to lose: what a network does, at a moment that a test chooses.
+//! A proxy before Redis that looks into what is asked: it plays tricks on chosen requests, and counts them.
+//!
+//! What troubles whole connections, whatever they carry, is the drill's [`Wire`](flashgate::drill::wire::Wire).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,6 +8,8 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+
+use super::door::until;
 
 /// Room for the largest call.
 const CHUNK: usize = 256 * 1024;
@@ -21,6 +25,8 @@ pub(crate) enum Trick {
     Mute,
     /// Its answer takes this long.
     Slow(Duration),
+    /// Redis serves it, and the answer before comes once more in the place of its own.
+    Again,
 }
 
 /// The proxy. It ends with its runtime.
@@ -34,7 +40,6 @@ pub(crate) struct Proxy {
 struct State {
     tricks: VecDeque<(String, Trick)>,
     requests: Vec<Vec<u8>>,
-    split: bool,
     replaced: Option<(String, String)>,
 }
 
@@ -69,9 +74,12 @@ impl Proxy {
         self.state().tricks.push_back((word.to_owned(), trick));
     }
 
-    /// Hands out every answer byte by byte.
-    pub(crate) fn split(&self) {
-        self.state().split = true;
+    /// Waits until every trick was played.
+    pub(crate) async fn until_played(&self) {
+        until("a chance for every trick", async || {
+            self.state().tricks.is_empty().then_some(())
+        })
+        .await;
     }
 
     /// Puts `new` for `old`, which is as long, in every answer.
@@ -126,7 +134,7 @@ impl State {
 /// Passes bytes on until one side ends, or a trick ends both.
 async fn pass(mut client: TcpStream, mut redis: TcpStream, state: Arc<Mutex<State>>) {
     client.set_nodelay(true).expect("a socket takes the option");
-    let (mut request, mut answer) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let (mut request, mut answer, mut before) = (vec![0; CHUNK], vec![0; CHUNK], Vec::new());
     let mut playing = None;
     loop {
         tokio::select! {
@@ -147,15 +155,19 @@ async fn pass(mut client: TcpStream, mut redis: TcpStream, state: Arc<Mutex<Stat
                         playing = None;
                         tokio::time::sleep(late).await;
                     }
+                    Some(Trick::Again) => {
+                        playing = None;
+                        if client.write_all(&before).await.is_err() {
+                            return;
+                        }
+                        continue;
+                    }
                     None => {}
                 }
                 lock(&state).replace(&mut answer[..length]);
-                let step = if lock(&state).split { 1 } else { length };
-                for part in answer[..length].chunks(step) {
-                    if client.write_all(part).await.is_err() {
-                        return;
-                    }
-                    tokio::task::yield_now().await;
+                before = answer[..length].to_vec();
+                if client.write_all(&before).await.is_err() {
+                    return;
                 }
             }
         }
