@@ -77,6 +77,25 @@ async fn a_lost_answer_counts_once_and_comes_back() {
     }
 }
 
+/// Were it believed, its buyer would get the id of a reservation that nobody made.
+#[tokio::test]
+async fn the_answer_to_another_call_is_not_believed() {
+    let mut rig = Rig::start().await;
+    rig.open(1, OPEN, 3).await;
+    let (flash, proxy) = proxied(&rig).await;
+    let first = reserve(&flash, &[Buy::of("u", "a")]).await.remove(0);
+    assert!(matches!(first.expect("Redis answers").decision, Reserved { .. }));
+    proxy.play(&sha_of("reserve"), Trick::Again);
+    let second = reserve(&flash, &[Buy::of("v", "b")]).await.remove(0);
+    let second = second.expect("it is repeated");
+    let made = rig
+        .deployment
+        .id_key
+        .seal(LANE, rig.record(1, "u:v").await.live[0].place);
+    assert_eq!((second.decision, second.ours), (Replayed(made), true));
+    assert_eq!(rig.free(1).await, Some(1));
+}
+
 #[tokio::test]
 async fn a_lost_answer_can_be_waited_for_until_it_is_durable() {
     let mut rig = Rig::start().await;

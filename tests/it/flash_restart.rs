@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use flashgate::domain::grant::Grant;
 use flashgate::domain::outcome::Decision::{Replayed, Reserved};
 use flashgate::flash::{Flash, FlashError, Health, Settings, Visit};
 
-use crate::support::flash::{Buy, LANE, OPEN, Rig, ask, connected, raw, sale, until};
+use crate::faults::older_redis::Data;
+use crate::support::flash::{Buy, LANE, OPEN, Rig, ask, connected, parcels, raw, sale, until};
 use crate::support::proxy::Proxy;
 use crate::support::servers::Private;
 
@@ -45,7 +47,7 @@ async fn a_restarted_redis_sells_nothing_before_its_lanes_are_recovered() {
     let answer = reserve(&rig.flash, "p").await;
     assert!(matches!(answer, Err(FlashError::NotLoaded)), "{answer:?}");
     assert_eq!(rig.flash.health(LANE), Health::Suspect);
-    let parcels = crate::support::flash::parcels(&[(1, flashgate::domain::grant::Grant::Units(1))]);
+    let parcels = parcels(&[(1, Grant::Units(1))]);
     let delivery = rig.flash.deliver(LANE, rig.cursor(), 3, &parcels).await;
     assert!(matches!(delivery, Err(FlashError::NotLoaded)), "{delivery:?}");
     assert_eq!(rig.dump().await, before);
@@ -97,6 +99,30 @@ async fn an_emptied_redis_keeps_its_scripts_and_is_noticed_all_the_same() {
     let soon = Duration::from_millis(1);
     assert!(matches!(rig.flash.open_epoch(LANE, soon).await, Err(FlashError::Stale)));
     assert!(rig.dump().await.is_empty(), "nothing was written");
+}
+
+/// Older data under a server that never stopped: the lane is open, at its epoch, and knows the scripts. That it was
+/// further once is known to who has seen it, and to nobody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_stepped_back_does_nothing_for_who_has_seen_more_of_it() {
+    let mut rig = Rig::start().await;
+    rig.open(1, OPEN, 2).await;
+    let taken = |answer: Result<flashgate::flash::Outcome, FlashError>| {
+        matches!(answer.expect("Redis answers").decision, Reserved { .. })
+    };
+    assert!(taken(reserve(&rig.flash, "first").await));
+    let older = Data::of(&rig.url).await;
+    assert!(taken(reserve(&rig.flash, "last").await));
+    older.put_back(&rig.url).await;
+    assert_eq!(rig.free(1).await, Some(1), "it would be sold again");
+    let before = rig.dump().await;
+    let answer = reserve(&rig.flash, "again").await;
+    assert!(matches!(answer, Err(FlashError::Stale)), "{answer:?}");
+    assert_eq!(rig.flash.health(LANE), Health::Suspect);
+    let parcels = parcels(&[(1, Grant::Units(1))]);
+    let delivery = rig.flash.deliver(LANE, rig.cursor(), 3, &parcels).await;
+    assert!(matches!(delivery, Err(FlashError::Stale)), "{delivery:?}");
+    assert_eq!(rig.dump().await, before, "nothing was written");
 }
 
 #[tokio::test]

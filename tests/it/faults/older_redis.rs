@@ -205,13 +205,13 @@ async fn a_lane_that_went_on_after_it_stepped_back_is_recovered() {
 }
 
 /// What a Redis database holds.
-struct Data {
+pub(crate) struct Data {
     keys: Vec<Value>,
     dumps: Vec<Value>,
 }
 
 impl Data {
-    async fn of(redis_url: &str) -> Data {
+    pub(crate) async fn of(redis_url: &str) -> Data {
         let keys = redis(redis_url, "KEYS", vec!["*".into()]).await.into_array();
         let mut dumps = Vec::new();
         for key in &keys {
@@ -221,7 +221,7 @@ impl Data {
     }
 
     /// Puts it in the place of whatever is there now, in one step.
-    async fn put_back(self, redis_url: &str) {
+    pub(crate) async fn put_back(self, redis_url: &str) {
         let restore = "redis.call('FLUSHDB')
             for i, key in ipairs(KEYS) do redis.call('RESTORE', key, 0, ARGV[i]) end";
         let count = i64::try_from(self.keys.len()).expect("few");
