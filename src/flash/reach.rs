@@ -10,15 +10,15 @@ use super::error::FlashError;
 use crate::domain::lane::LaneNo;
 use crate::domain::outcome::Decision;
 
-/// A written probe goes by itself, in ms.
-const PROBE_MS: &str = "1000";
-
 impl Flash {
-    /// Asks every lane how many reservations wait there for the ledger, all at once, and remembers who did not answer.
+    /// Asks every lane how many reservations wait there for the ledger, all at once, and remembers who did not answer. A
+    /// lane that takes no writes can't sell, so it counts as one that does not answer.
     pub async fn reach(&self) -> Vec<(LaneNo, Result<u64, FlashError>)> {
-        let asked = self
-            .lane_numbers()
-            .map(async |lane| (lane, self.queue_depth(lane).await));
+        let ask = async |lane| {
+            self.check_writable(lane).await?;
+            self.queue_depth(lane).await
+        };
+        let asked = self.lane_numbers().map(async |lane| (lane, ask(lane).await));
         let heard = join_all(asked).await;
         for (lane, depth) in &heard {
             self.lane(*lane).set_reached(depth.is_ok(), Instant::now());
@@ -48,13 +48,16 @@ impl Flash {
         self.refusals.count(sale_no, decision);
     }
 
-    /// Writes something on the lane's node: one that is full, or a replica, answers questions and can't be recovered.
+    /// Has the lane's node take a write that changes nothing, and so costs neither memory nor disk: one that is full, can't
+    /// save, lacks its replicas or is one answers questions, but can neither sell nor be recovered.
     ///
     /// # Errors
     /// Redis can't be asked, or refuses to write.
     pub async fn check_writable(&self, lane: LaneNo) -> Result<(), FlashError> {
         let probe = Value::from(self.lane(lane).keys.probe());
-        let args = vec![probe, "1".into(), "PX".into(), PROBE_MS.into()];
-        self.redis.keyed("SET", args).await.map(|_| ())
+        self.redis
+            .keyed("SETRANGE", vec![probe, "0".into(), "".into()])
+            .await
+            .map(|_| ())
     }
 }

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::crowd::{Crowd, assert_kept};
-use super::{accepted, durable, sell_out};
+use super::{accepted, durable, redis, sell_out};
 use crate::support::door::{Buy, until};
 use crate::support::gateway::{LANES, Whole, migrate};
 use crate::support::servers::Private;
@@ -110,6 +110,38 @@ async fn served_all_along(lose: impl AsyncFnOnce(&mut Private)) {
     let live = i64::try_from(heard.len()).expect("few") + 3;
     assert_eq!(sale["remaining"], 100_000 - live, "crowd, kept, paid and fresh");
     assert_eq!(sale["fallback"], Value::Null);
+}
+
+/// It answers questions and takes no writes: for who sells, and for who would recover it, it is away.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_refuses_writes_is_away() {
+    let (servers, gateway) = selling(100_000, 1_000).await;
+    let kept = durable(&gateway, "kept").await;
+    let crowd = Crowd::gather(4, &[&gateway]);
+    for setting in ["maxmemory", "min-replicas-to-write"] {
+        let set = async |value: &str| {
+            let args = ["SET", setting, value].map(fred::types::Value::from).into();
+            redis(&servers.redis.url(), "CONFIG", args).await;
+        };
+        crowd.buys(10).await;
+        set("1").await;
+        until_fallen(&gateway).await;
+        crowd.buys(20).await;
+        let again = gateway.reserve(&Buy::of("kept").key("kept")).await;
+        assert_eq!((again.status, again.id(), again.replayed), (201, kept.clone(), true));
+        set("0").await;
+        gateway.until_open().await;
+    }
+    crowd.buys(10).await;
+    let heard = crowd.leave().await;
+    gateway.settled().await;
+    assert_eq!(assert_kept(&gateway, &heard).await, 0);
+    let keys = redis(&servers.redis.url(), "KEYS", vec!["*:probe".into()]).await;
+    assert_eq!(
+        keys.into_array().len(),
+        0,
+        "who asks whether it may write has written nothing"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
