@@ -15,8 +15,10 @@ use crate::ledger::route::Route;
 use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
 use crate::thread::Thread;
 
-/// One for each kind of call, and one for the [second](Batcher::start_in_turns) of a kind.
-const CONNECTIONS_MAX: u32 = 8;
+/// One for each kind of call but endings, and one for the [second](Batcher::start_in_turns) of a kind.
+const CONNECTIONS_MAX: u32 = 7;
+/// Commit and release, and extend: whatever else wants a connection, they have theirs.
+const ENDING_CONNECTIONS_MAX: u32 = 2;
 
 /// The calls that are batched.
 #[derive(Clone, Debug)]
@@ -38,6 +40,7 @@ pub struct LedgerCalls {
     /// Who has a key.
     pub(super) key: Batcher<KeyHash, Option<KeyFound>>,
     ledger: Ledger,
+    endings: Ledger,
     _thread: Arc<Thread>,
 }
 
@@ -47,8 +50,8 @@ impl LedgerCalls {
     pub fn start(ledger: &Ledger) -> Self {
         let thread = Thread::start("ledger");
         let on = thread.handle();
-        let own = ledger.apart(CONNECTIONS_MAX);
-        let (end, extend, read, take) = (own.clone(), own.clone(), own.clone(), own.clone());
+        let (own, endings) = (ledger.apart(CONNECTIONS_MAX), ledger.apart(ENDING_CONNECTIONS_MAX));
+        let (end, extend, read, take) = (endings.clone(), endings.clone(), own.clone(), own.clone());
         let (route, places, key, fallback) = (own.clone(), own.clone(), own.clone(), own.clone());
         LedgerCalls {
             end: Batcher::start(on, "end", move |asks: Arc<[EndAsk]>| {
@@ -88,6 +91,7 @@ impl LedgerCalls {
                 }
             }),
             ledger: own,
+            endings,
             _thread: Arc::new(thread),
         }
     }
@@ -95,6 +99,7 @@ impl LedgerCalls {
     /// Gives back the connections; later calls fail.
     pub async fn close(&self) {
         self.ledger.close().await;
+        self.endings.close().await;
     }
 }
 
