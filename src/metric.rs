@@ -57,7 +57,11 @@ metrics_table! {
     HTTP_CONNECTIONS = "flashgate_http_connections", Kind::Gauge, Count,
         "Open connections, by `listener`.";
     HTTP_SHED = "flashgate_http_shed_total", Kind::Counter, Count,
-        "Requests refused as OVERLOADED, by `class` (`beginning`, `ending`).";
+        "Requests refused as OVERLOADED, by `class` (`beginning`, `ending`) and `cause` (`delay`, `in_flight`).";
+    HTTP_BEGINNINGS_MAX = "flashgate_http_beginnings_max", Kind::Gauge, Count,
+        "Reservations and reads that may be in flight now: what the delay in this process allows.";
+    HTTP_DELAY_SECONDS = "flashgate_http_delay_seconds", Kind::Gauge, Seconds,
+        "The delay that stands in this process: the least of the last 50 ms, of timers and of decisions.";
     HTTP_RATE_LIMITED = "flashgate_http_rate_limited_total", Kind::Counter, Count,
         "Requests refused at the edge, by `policy` (`client`, `global`).";
 

@@ -29,7 +29,7 @@ use crate::drill;
 use crate::flash::{self, FlashError};
 use crate::health::Stage;
 use crate::http::admission::{self, Admission};
-use crate::http::{self, Gateway, listen, openapi};
+use crate::http::{self, Gateway, listen, openapi, overload};
 use crate::ledger::{self, Ledger, LedgerError};
 use crate::metric;
 
@@ -277,6 +277,8 @@ async fn run_gateway(
 ) -> Result<(), AppError> {
     let workers_stop = CancellationToken::new();
     let tidying = tokio::spawn(upkeep(Arc::clone(gateway), workers_stop.clone()));
+    let watched = Arc::clone(&gateway.admission);
+    let watching = tokio::spawn(async move { overload::watch(&watched).await });
     let id = Uuid::new_v4();
     let (workers, ()) = tokio::join!(bring_up::run(settings, gateway, id, &workers_stop), async {
         answer(settings, gateway, listeners, stop).await;
@@ -289,6 +291,7 @@ async fn run_gateway(
     }
     // It only sleeps and counts.
     tidying.abort();
+    watching.abort();
     if let Some(flash) = gateway.flash.get() {
         flash.quit().await;
     }
@@ -303,12 +306,19 @@ async fn answer(settings: &Settings, gateway: &Arc<Gateway>, listeners: Listener
     tracing::info!(public = ?public.local_addr().ok(), admin = ?admin.local_addr().ok(), roles = ?settings.roles, "listening");
     let answer_public = async {
         if settings.roles.contains(&Role::Http) {
-            listen::serve("public", public, http::public(gateway), &settings.http, stop.clone()).await;
+            let served = (Some(gateway.gate()), http::public(gateway));
+            listen::serve("public", public, served, &settings.http, stop.clone()).await;
         } else {
             drop(public);
         }
     };
-    let answer_admin = listen::serve("admin", admin, http::admin(gateway), &settings.http, stop.clone());
+    let answer_admin = listen::serve(
+        "admin",
+        admin,
+        (None, http::admin(gateway)),
+        &settings.http,
+        stop.clone(),
+    );
     let tell = async {
         stop.cancelled().await;
         gateway.health.change(|state| state.stage = Stage::Stopping);

@@ -234,6 +234,9 @@ impl Process {
         if self.admission.in_flight_reserved >= self.admission.in_flight_max {
             return Err("--in-flight-reserved must be below --in-flight-max, or nothing could be reserved".to_owned());
         }
+        if self.admission.in_flight_start < self.admission.in_flight_min {
+            return Err("--in-flight-start must not be below --in-flight-min".to_owned());
+        }
         if self.listen == self.admin_listen && self.listen.port() != 0 {
             return Err("--listen and --admin-listen must differ".to_owned());
         }

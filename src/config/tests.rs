@@ -122,6 +122,7 @@ fn what_is_wrong_is_named() {
             &["dev", "--in-flight-max", "5", "--in-flight-reserved", "5"][..],
             "--in-flight-reserved",
         ),
+        (&["dev", "--in-flight-start", "255"][..], "--in-flight-start"),
         (&["dev", "--listen", "127.0.0.1:8081"][..], "--admin-listen"),
         (&["dev", "--config", "/nowhere.toml"][..], "/nowhere.toml"),
         (

@@ -1,22 +1,24 @@
 //! Admission: what is refused before any work is done for it.
 //!
 //! Past [`Settings::in_flight_max`] requests at a time, new ones get `OVERLOADED`; the last
-//! [`Settings::in_flight_reserved`] places are for endings alone, so that beginnings are shed first. Rates are
+//! [`Settings::in_flight_reserved`] places are for endings alone, so that beginnings are shed first. Long before that,
+//! beginnings are shed past a bound that follows the delay in this process (`super::overload`). Rates are
 //! `super::edge`'s, but for that of reads while Redis is away, which `super::reads` asks for here.
 
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::Method;
+use axum::http::{Extensions, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::code::Code;
 use super::edge::{Edge, Limits};
+use super::gate::overloaded;
 use super::limit::Limit;
+use super::overload::{Bound, Range};
 use super::problem::Problem;
 use crate::metric;
 
@@ -25,7 +27,7 @@ use crate::metric;
 #[group(skip)]
 pub struct Settings {
     /// Most requests served at a time; more answer OVERLOADED
-    #[arg(long, env = "FLASHGATE_IN_FLIGHT_MAX", value_name = "COUNT", default_value_t = 16_384,
+    #[arg(long, env = "FLASHGATE_IN_FLIGHT_MAX", value_name = "COUNT", default_value_t = 8_192,
           value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub in_flight_max: u32,
 
@@ -34,9 +36,24 @@ pub struct Settings {
         long,
         env = "FLASHGATE_IN_FLIGHT_RESERVED",
         value_name = "COUNT",
-        default_value_t = 2_048
+        default_value_t = 1_024
     )]
     pub in_flight_reserved: u32,
+
+    /// Delay in this process from which on fewer reservations and reads are let in; 0: never
+    #[arg(long, env = "FLASHGATE_DELAY_TARGET_MS", value_name = "MS", default_value_t = 20,
+          value_parser = clap::value_parser!(u64).range(0..=10_000))]
+    pub delay_target_ms: u64,
+
+    /// So many of these are let in at a time, whatever the delay
+    #[arg(long, env = "FLASHGATE_IN_FLIGHT_MIN", value_name = "COUNT", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight_min: u32,
+
+    /// So many at first, and again after a quiet time: what a burst that nobody saw coming finds
+    #[arg(long, env = "FLASHGATE_IN_FLIGHT_START", value_name = "COUNT", default_value_t = 1_024,
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub in_flight_start: u32,
 
     /// Most requests per second of one client address; 0: no limit
     #[arg(long, env = "FLASHGATE_CLIENT_RATE", value_name = "PER_SECOND", default_value_t = 0)]
@@ -95,7 +112,7 @@ impl Class {
 pub struct Admission {
     in_flight: AtomicUsize,
     in_flight_max: usize,
-    for_beginnings: usize,
+    pub(super) bound: Bound,
     limits: Option<Arc<Limits>>,
     reads: Option<Limit>,
 }
@@ -105,10 +122,17 @@ impl Admission {
     #[must_use]
     pub fn new(settings: &Settings) -> Self {
         let places = |count: u32| usize::try_from(count).expect("32 bits fit");
+        let for_beginnings = settings.in_flight_max.saturating_sub(settings.in_flight_reserved);
+        let target = Duration::from_millis(settings.delay_target_ms);
         Admission {
             in_flight: AtomicUsize::new(0),
             in_flight_max: places(settings.in_flight_max),
-            for_beginnings: places(settings.in_flight_max.saturating_sub(settings.in_flight_reserved)),
+            bound: Bound::new(&Range {
+                least: places(settings.in_flight_min.min(for_beginnings)),
+                start: places(settings.in_flight_start.min(for_beginnings)),
+                most: places(for_beginnings),
+                target,
+            }),
             limits: Limits::new(settings).map(Arc::new),
             reads: Limit::new("reads", settings.reads_rate, 0),
         }
@@ -121,6 +145,13 @@ impl Admission {
         }
         let in_flight = u32::try_from(self.in_flight.load(Ordering::Relaxed)).unwrap_or(u32::MAX);
         metrics::gauge!(metric::HTTP_IN_FLIGHT).set(in_flight);
+        let bound = u32::try_from(self.bound.now()).unwrap_or(u32::MAX);
+        metrics::gauge!(metric::HTTP_BEGINNINGS_MAX).set(bound);
+    }
+
+    /// A lane has decided, so long after the request was read.
+    pub(super) fn decided(&self, after: Duration) {
+        self.bound.decided(after);
     }
 
     /// How many reads per second are let in while Redis is away; 0: all.
@@ -134,23 +165,75 @@ impl Admission {
         self.reads.as_ref()?.judge(Ipv4Addr::UNSPECIFIED.into()).wait
     }
 
+    /// Takes one of the places in flight, unless all are taken.
     fn enter(self: &Arc<Self>, class: Class) -> Option<Place> {
-        let bound = match class {
-            Class::Beginning => self.for_beginnings,
+        // Dropping the place gives it back, also where there was none left.
+        let place = Place(Arc::clone(self));
+        let in_flight = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let most = match class {
+            Class::Beginning => self.bound.most(),
             Class::Ending | Class::Operations => self.in_flight_max,
         };
-        let place = Place(Arc::clone(self));
-        // Dropping the place gives it back, also where the bound was passed.
-        (self.in_flight.fetch_add(1, Ordering::Relaxed) < bound).then_some(place)
+        (in_flight < most).then_some(place)
+    }
+
+    fn turn_away(&self, class: Class, cause: &'static str) -> Problem {
+        let label = if class == Class::Ending { "ending" } else { "beginning" };
+        metrics::counter!(metric::HTTP_SHED, "class" => label, "cause" => cause).increment(1);
+        overloaded(self.bound.turn_away())
     }
 }
 
 /// One of the places in flight; dropped, it is free again.
+#[derive(Debug)]
 struct Place(Arc<Admission>);
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A beginning's turn under the bound that follows the delay, over when it is dropped. It is taken when the request is
+/// whole: whoever is slow to send it holds a place in flight, and no turn.
+#[derive(Clone, Debug)]
+pub(super) struct Turn(Arc<TurnInner>);
+
+#[derive(Debug)]
+struct TurnInner {
+    admission: Arc<Admission>,
+    taken: AtomicBool,
+}
+
+impl Turn {
+    fn new(admission: &Arc<Admission>) -> Self {
+        Turn(Arc::new(TurnInner {
+            admission: Arc::clone(admission),
+            taken: AtomicBool::new(false),
+        }))
+    }
+
+    /// Takes the turn of a request that has one to take.
+    ///
+    /// # Errors
+    /// 503 `OVERLOADED`.
+    pub(super) fn take(extensions: &Extensions) -> Result<(), Problem> {
+        let Some(Turn(turn)) = extensions.get::<Turn>() else {
+            return Ok(());
+        };
+        if !turn.admission.bound.enter() {
+            return Err(turn.admission.turn_away(Class::Beginning, "delay"));
+        }
+        turn.taken.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Drop for TurnInner {
+    fn drop(&mut self) {
+        if *self.taken.get_mut() {
+            self.admission.bound.leave();
+        }
     }
 }
 
@@ -165,21 +248,30 @@ pub(super) async fn layer(State(admission): State<Arc<Admission>>, mut request: 
         return next.run(request).await;
     }
     let Some(_place) = admission.enter(class) else {
-        let label = if class == Class::Ending { "ending" } else { "beginning" };
-        metrics::counter!(metric::HTTP_SHED, "class" => label).increment(1);
-        return Problem::new(Code::Overloaded, "as many requests are in flight as can be served").into_response();
+        return admission.turn_away(class, "in_flight").into_response();
     };
-    let Some(limits) = &admission.limits else {
-        return next.run(request).await;
-    };
-    let edge = Edge::new(limits, &request, class == Class::Ending);
-    request.extensions_mut().insert(edge.clone());
+    // Held here: a handler lets go of the request long before it answers.
+    let turn = (class == Class::Beginning).then(|| Turn::new(&admission));
+    if let Some(turn) = &turn {
+        request.extensions_mut().insert(turn.clone());
+    }
+    let edge = admission
+        .limits
+        .as_ref()
+        .map(|limits| Edge::new(limits, &request, class == Class::Ending));
+    if let Some(edge) = &edge {
+        request.extensions_mut().insert(edge.clone());
+    }
     let has_no_body = matches!(*request.method(), Method::GET | Method::HEAD);
-    let mut response = match has_no_body.then(|| Edge::judge(request.extensions())) {
+    let judged = || Turn::take(request.extensions()).and_then(|()| Edge::judge(request.extensions()));
+    let mut response = match has_no_body.then(judged) {
         Some(Err(problem)) => problem.into_response(),
         Some(Ok(())) | None => next.run(request).await,
     };
-    edge.tell(response.headers_mut());
+    if let Some(edge) = edge {
+        edge.tell(response.headers_mut());
+    }
+    drop(turn);
     response
 }
 
@@ -191,6 +283,9 @@ mod tests {
         Settings {
             in_flight_max: 3,
             in_flight_reserved: 1,
+            in_flight_min: 1,
+            in_flight_start: 2,
+            delay_target_ms: 20,
             client_rate: 0,
             client_burst: 0,
             global_rate: 0,
@@ -214,6 +309,23 @@ mod tests {
             "an ending uses a place too"
         );
         assert!(admission.enter(Class::Ending).is_some());
+    }
+
+    #[test]
+    fn a_turn_lasts_until_the_answer() {
+        let admission = Arc::new(Admission::new(&settings()));
+        let turns: Vec<Turn> = (0..3).map(|_| Turn::new(&admission)).collect();
+        let take = |turn: &Turn| {
+            let mut extensions = Extensions::new();
+            extensions.insert(turn.clone());
+            Turn::take(&extensions)
+        };
+        assert!(take(&turns[0]).is_ok() && take(&turns[1]).is_ok());
+        let refused = take(&turns[2]).expect_err("there are two places");
+        assert_eq!(refused.code(), crate::http::code::Code::Overloaded);
+        drop(turns);
+        assert!(take(&Turn::new(&admission)).is_ok());
+        assert!(Turn::take(&Extensions::new()).is_ok(), "who has none needs none");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::admission::Turn;
 use super::code::Code;
 use super::edge::Edge;
 use super::problem::Problem;
@@ -72,6 +73,7 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
         let (parts, body) = request.into_parts();
         check_media_type(&parts.headers)?;
         let value = parse(&read(&parts.headers, body).await?)?;
+        Turn::take(&parts.extensions)?;
         Edge::judge(&parts.extensions)?;
         Ok(Json(value))
     }
@@ -89,6 +91,7 @@ impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJson<T> 
             check_media_type(&parts.headers)?;
             parse(&bytes)?
         };
+        Turn::take(&parts.extensions)?;
         Edge::judge(&parts.extensions)?;
         Ok(OptionalJson(value))
     }

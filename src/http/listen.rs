@@ -6,12 +6,14 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::header::CONNECTION;
+use axum::http::{HeaderValue, Version};
 use axum::response::Response;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -24,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use super::gate::Gate;
 use crate::metric;
 
 /// Longest head of a request, in bytes: all our headers fit ten times.
@@ -34,6 +37,9 @@ const STREAMS_MAX: u32 = 256;
 const PING: Duration = Duration::from_secs(20);
 /// Pause after `accept` failed (out of files, say), so that the failure does not eat a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// When no more than this part of the connections is left, they are for one request each.
+const FEW_PART: usize = 16;
 
 /// How connections are served.
 #[derive(Clone, Debug, clap::Args)]
@@ -59,24 +65,27 @@ pub struct Settings {
 const CUT_MAX: Duration = Duration::from_secs(2);
 
 /// Serves until `stop`, then takes no more, lets requests in flight end for [`Settings::drain_ms`], and cuts what is
-/// left. `name` labels the metrics.
+/// left. `name` labels the metrics; `gate` stands before the router, where there is one.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
-    router: Router,
+    (gate, router): (Option<Gate>, Router),
     settings: &Settings,
     stop: CancellationToken,
 ) {
-    let server = Server::new(name, router, settings);
+    let server = Server::new(name, gate, router, settings);
     server.accept(listener, &stop).await;
     server.drain(Duration::from_millis(settings.drain_ms)).await;
 }
 
 struct Server {
     name: &'static str,
+    gate: Option<Arc<Gate>>,
     router: Router,
     http: auto::Builder<TokioExecutor>,
     places: Arc<Semaphore>,
+    /// With fewer places left, connections are for one request each.
+    few_places: usize,
     head_timeout: Duration,
     graceful: GracefulShutdown,
     tasks: TaskTracker,
@@ -84,7 +93,7 @@ struct Server {
 }
 
 impl Server {
-    fn new(name: &'static str, router: Router, settings: &Settings) -> Self {
+    fn new(name: &'static str, gate: Option<Gate>, router: Router, settings: &Settings) -> Self {
         let head_timeout = Duration::from_millis(settings.header_timeout_ms);
         let mut http = auto::Builder::new(TokioExecutor::new());
         http.http1()
@@ -100,9 +109,11 @@ impl Server {
         let places = usize::try_from(settings.connections_max).expect("32 bits fit");
         Server {
             name,
+            gate: gate.map(Arc::new),
             router,
             http,
             places: Arc::new(Semaphore::new(places)),
+            few_places: places / FEW_PART,
             head_timeout,
             graceful: GracefulShutdown::new(),
             tasks: TaskTracker::new(),
@@ -146,10 +157,32 @@ impl Server {
         stream.set_nodelay(true).ok();
         let asked = Arc::new(AtomicBool::new(false));
         let seen = Arc::clone(&asked);
-        let router = self.router.clone();
+        let (gate, router, places) = (self.gate.clone(), self.router.clone(), Arc::clone(&self.places));
+        let (streams, few) = (Arc::new(AtomicUsize::new(0)), self.few_places);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             seen.store(true, Ordering::Relaxed);
-            answer(router.clone(), request, peer)
+            let stream = Stream::begin(&streams);
+            let (gate, router) = (gate.clone(), router.clone());
+            let crowded = places.available_permits() < few && request.version() < Version::HTTP_2;
+            async move {
+                let refused = gate.as_ref().and_then(|gate| gate.refuse(&request, stream.before));
+                let mut response = match (refused, &gate) {
+                    (Some(response), Some(gate)) if !crowded => {
+                        tokio::time::sleep(gate.hold()).await;
+                        response
+                    }
+                    (Some(response), _) => response,
+                    (None, _) => answer(router, request, peer).await?,
+                };
+                if crowded {
+                    // Others wait to be let in: who has been served makes room.
+                    response
+                        .headers_mut()
+                        .insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                drop(stream);
+                Ok::<_, Infallible>(response)
+            }
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service).into_owned();
         let connection = self.graceful.watch(connection);
@@ -183,6 +216,28 @@ impl Server {
         }
         self.cut.cancel();
         tokio::time::timeout(CUT_MAX, self.tasks.wait()).await.ok();
+    }
+}
+
+/// A request of a connection, and how many of it there were before.
+struct Stream {
+    of: Arc<AtomicUsize>,
+    before: usize,
+}
+
+impl Stream {
+    fn begin(of: &Arc<AtomicUsize>) -> Self {
+        let before = of.fetch_add(1, Ordering::Relaxed);
+        Stream {
+            of: Arc::clone(of),
+            before,
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.of.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

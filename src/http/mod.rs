@@ -2,7 +2,7 @@
 //!
 //! The only user of axum and governor. Two routers: [`public`] (checkout and reading) and [`admin`] (stock, admin,
 //! operations). Each handler is registered together with its documentation, so `/openapi.json` lists what exists.
-//! `frame` stands around all of them.
+//! `frame` stands around all of them, and before the public ones a [`gate`].
 
 mod admin_alerts;
 mod admin_approvals;
@@ -22,6 +22,7 @@ mod edge;
 mod endings;
 mod events;
 mod frame;
+pub mod gate;
 mod health;
 pub mod idempotency;
 pub mod json;
@@ -31,6 +32,7 @@ pub mod listen;
 pub mod measure;
 mod numbers;
 pub mod openapi;
+pub(crate) mod overload;
 pub mod params;
 pub mod prefer;
 pub mod problem;
@@ -53,6 +55,7 @@ use utoipa_axum::router::OpenApiRouter;
 use self::admission::Admission;
 use self::code::Code;
 use self::frame::Frame;
+use self::gate::Gate;
 use self::ledger_calls::LedgerCalls;
 use self::problem::Problem;
 use self::reads::Reads;
@@ -109,6 +112,12 @@ impl Gateway {
             metrics,
             random,
         }
+    }
+
+    /// What stands before the public router.
+    #[must_use]
+    pub fn gate(&self) -> Gate {
+        Gate::new(&self.admission, self.random)
     }
 
     /// The same, choosing locations by these weights.
@@ -216,6 +225,9 @@ mod tests {
     const OPEN: admission::Settings = admission::Settings {
         in_flight_max: 10,
         in_flight_reserved: 0,
+        in_flight_min: 10,
+        in_flight_start: 10,
+        delay_target_ms: 0,
         client_rate: 0,
         client_burst: 0,
         global_rate: 0,

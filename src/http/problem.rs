@@ -132,7 +132,13 @@ impl Problem {
         if let Some(cause) = &self.cause {
             tracing::error!(trace = %trace, code = self.code.as_str(), cause, "a request failed");
         }
-        let body = json::write(&ProblemBody {
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::from(self.body(trace));
+    }
+
+    /// The body that tells it.
+    pub(super) fn body(&self, trace: TraceId) -> Vec<u8> {
+        json::write(&ProblemBody {
             type_uri: self.code.type_uri(),
             title: self.code.title(),
             status: self.code.status().as_u16(),
@@ -142,9 +148,7 @@ impl Problem {
             trace_id: trace.to_string(),
             extra: &self.extra,
         })
-        .expect("a map with text keys is JSON");
-        response.headers_mut().remove(CONTENT_LENGTH);
-        *response.body_mut() = Body::from(body);
+        .expect("a map with text keys is JSON")
     }
 }
 

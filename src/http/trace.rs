@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use axum::response::Response;
 use data_encoding::HEXLOWER;
 
@@ -44,10 +44,7 @@ impl Operator {
 
 /// The caller's trace id, or a new one; handlers find it among the request's extensions.
 pub(super) fn begin(request: &mut Request, random: Random) -> TraceId {
-    let given = request.headers().get(TRACEPARENT).and_then(|value| value.to_str().ok());
-    let trace = given
-        .and_then(TraceId::from_traceparent)
-        .unwrap_or_else(|| TraceId(random()));
+    let trace = of(request.headers(), random);
     request.extensions_mut().insert(Traced(trace));
     trace
 }
@@ -57,12 +54,23 @@ pub(super) fn finish(response: &mut Response, trace: TraceId, random: Random) {
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         problem.finish(response, trace);
     }
-    // Our own span below the caller's; flag 01: recorded.
+    response.headers_mut().insert(TRACEPARENT, parent(trace, random));
+}
+
+/// The caller's trace id, or a new one.
+pub(super) fn of(headers: &HeaderMap, random: Random) -> TraceId {
+    let given = headers.get(TRACEPARENT).and_then(|value| value.to_str().ok());
+    given
+        .and_then(TraceId::from_traceparent)
+        .unwrap_or_else(|| TraceId(random()))
+}
+
+/// The answer's `traceparent`: our own span below the caller's; flag 01: recorded.
+pub(super) fn parent(trace: TraceId, random: Random) -> HeaderValue {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
     HEXLOWER.encode_mut(&trace.0, &mut text[3..35]);
     HEXLOWER.encode_mut(&random()[..8], &mut text[36..52]);
-    let value = HeaderValue::from_bytes(&text).expect("hex digits are a header value");
-    response.headers_mut().insert(TRACEPARENT, value);
+    HeaderValue::from_bytes(&text).expect("hex digits are a header value")
 }
 
 impl<S: Sync> FromRequestParts<S> for Traced {

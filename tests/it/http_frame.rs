@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::support::socket::{Heard, RESERVATIONS, send};
 
 const JSON: (&str, &str) = ("content-type", "application/json");
-const LINE: &str = r#"{"orderId":"o1","skuId":"a","locationId":"wh1","quantity":1}"#;
+pub(crate) const LINE: &str = r#"{"orderId":"o1","skuId":"a","locationId":"wh1","quantity":1}"#;
 /// A path that ends something, of a reservation that never was.
 const COMMIT: &str = "/api/inventory/reservations/none/commit";
 
@@ -34,34 +34,35 @@ const COMMIT: &str = "/api/inventory/reservations/none/commit";
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A router behind a listener.
-struct Served {
-    at: SocketAddr,
+pub(crate) struct Served {
+    pub(crate) at: SocketAddr,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
-async fn serve(router: Router, settings: Settings) -> Served {
+pub(crate) async fn serve(router: Router, settings: Settings) -> Served {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
     let at = listener.local_addr().expect("it is bound");
     let stop = CancellationToken::new();
     let stopped = stop.clone();
-    let running = tokio::spawn(async move { listen::serve("test", listener, router, &settings, stopped).await });
+    let running =
+        tokio::spawn(async move { listen::serve("test", listener, (None, router), &settings, stopped).await });
     Served { at, stop, running }
 }
 
 impl Served {
-    async fn connect(&self) -> TcpStream {
+    pub(crate) async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.at).await.expect("it is accepted")
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         let ended = tokio::time::timeout(PATIENCE, self.running).await;
         ended.expect("it ends in time").expect("it does not panic");
     }
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         connections_max: 100,
         header_timeout_ms: 300,
@@ -69,12 +70,12 @@ fn settings() -> Settings {
     }
 }
 
-fn hello() -> Router {
+pub(crate) fn hello() -> Router {
     Router::new().route("/", get(async || "hello"))
 }
 
 /// Everything that comes until the other side closes.
-async fn rest(stream: &mut TcpStream) -> String {
+pub(crate) async fn rest(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
     // A reset is an end too.
@@ -240,10 +241,13 @@ async fn a_stop_cuts_what_does_not_end() {
     assert_eq!(rest(&mut stream).await, "");
 }
 
-fn open() -> admission::Settings {
+pub(crate) fn open() -> admission::Settings {
     admission::Settings {
         in_flight_max: 100,
         in_flight_reserved: 10,
+        in_flight_min: 10,
+        in_flight_start: 10,
+        delay_target_ms: 0,
         client_rate: 0,
         client_burst: 0,
         global_rate: 0,
@@ -254,7 +258,7 @@ fn open() -> admission::Settings {
 }
 
 /// The public paths of a gateway whose Redis and Postgres are both away.
-async fn gateway(admission: &admission::Settings) -> Served {
+pub(crate) async fn gateway(admission: &admission::Settings) -> Served {
     // Port 9 (discard) is nobody's.
     let ledger = ledger::Settings {
         acquire_timeout: Duration::from_millis(200),
@@ -279,13 +283,13 @@ async fn gateway(admission: &admission::Settings) -> Served {
 }
 
 impl Served {
-    async fn reserve(&self, headers: &[(&str, &str)], body: &str) -> Heard {
+    pub(crate) async fn reserve(&self, headers: &[(&str, &str)], body: &str) -> Heard {
         let headers: Vec<_> = headers.iter().copied().chain([JSON]).collect();
         send(self.at, Method::POST, RESERVATIONS, &headers, body.to_owned()).await
     }
 
     /// A request whose body does not come: it stays in flight.
-    async fn hang(&self) -> TcpStream {
+    pub(crate) async fn hang(&self) -> TcpStream {
         let mut stream = self.connect().await;
         let head = format!(
             "POST {RESERVATIONS} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 99\r\n\r\n{{"
@@ -395,6 +399,9 @@ async fn beginnings_are_shed_while_endings_still_fit() {
     let served = gateway(&admission::Settings {
         in_flight_max: 2,
         in_flight_reserved: 1,
+        in_flight_min: 10,
+        in_flight_start: 10,
+        delay_target_ms: 0,
         ..open()
     })
     .await;

@@ -78,6 +78,6 @@ async fn postgres(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
 async fn serve(address: &str, router: Router) -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
-    listen::serve("baseline", listener, router, &SERVER, CancellationToken::new()).await;
+    listen::serve("baseline", listener, (None, router), &SERVER, CancellationToken::new()).await;
     Ok(())
 }

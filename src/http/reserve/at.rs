@@ -100,7 +100,10 @@ async fn in_lane(
     let slip = asked.slip(&sale.item, wish.quantity);
     let watches = prefer.wait_or(CHANGE_WITHIN) > Duration::ZERO;
     let outcome = match fallback::decide(gateway, &sale, &slip, watches).await? {
-        Decided::Said(outcome) => outcome,
+        Decided::Said(outcome) => {
+            gateway.admission.decided(started.elapsed());
+            outcome
+        }
         Decided::Durable {
             id,
             created_at,

@@ -149,6 +149,9 @@ fn settings(roles: &[Role], redis_url: &str, database_url: &str) -> app::Setting
         admission: admission::Settings {
             in_flight_max: 1_000,
             in_flight_reserved: 100,
+            in_flight_min: 10,
+            in_flight_start: 10,
+            delay_target_ms: 0,
             client_rate: 0,
             client_burst: 0,
             global_rate: 0,

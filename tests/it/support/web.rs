@@ -61,6 +61,9 @@ impl Web {
         let admission = admission::Settings {
             in_flight_max: 1000,
             in_flight_reserved: 100,
+            in_flight_min: 10,
+            in_flight_start: 10,
+            delay_target_ms: 0,
             client_rate: 0,
             client_burst: 0,
             global_rate: 0,
