@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::door::{Buy, Door, Told};
 
-/// Who has no answer after so long would give up.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
+/// Who has no answer after so long would give up: twice what a single request may take, for a machine that is busy.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(60);
 /// Between two attempts of which nothing is known.
 const AGAIN: Duration = Duration::from_millis(20);
 /// Reservations that a client lets lie before it ends the oldest.

@@ -94,6 +94,13 @@ impl RedisCluster {
         self.introduce(&node).await;
         self.nodes.push(node);
         self.until_met().await;
+        // It takes nothing before it has heard of most primaries that they live.
+        let node = self.nodes.last().expect("it has just come");
+        until("a node that takes part", async || {
+            let info = node.ask("CLUSTER INFO").await.ok()?.as_string()?;
+            info.contains("cluster_state:ok").then_some(())
+        })
+        .await;
     }
 
     /// Its address: the first three nodes.
