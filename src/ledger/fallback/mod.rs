@@ -59,6 +59,8 @@ impl Ledger {
         .fetch_all(&mut *tx)
         .await?;
         if wanted.is_empty() {
+            // Dropped, it would keep the lock until its connection is next used.
+            tx.rollback().await?;
             return Ok(Vec::new());
         }
         let epoch = draw_epoch(&mut tx, 0).await?;
