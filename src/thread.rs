@@ -36,7 +36,10 @@ impl Thread {
         let started = std::thread::Builder::new().name(name.to_owned()).spawn(run);
         let handle = started.ok().and_then(|_| handle.recv().ok().flatten());
         let handle = handle.unwrap_or_else(|| {
-            tracing::warn!(thread = name, "there is no thread of its own for it: it runs among the requests");
+            tracing::warn!(
+                thread = name,
+                "there is no thread of its own for it: it runs among the requests"
+            );
             Handle::current()
         });
         Thread {

@@ -64,7 +64,9 @@ pub(super) async fn reservations(
             .map(|row| row.slip.map_or(NO_ORDER, |slip| &slip.order))
             .collect::<Vec<_>>(),
     )
-    .bind(column(&rows, &None, |row| row.slip.and_then(|slip| slip.user.as_deref())))
+    .bind(column(&rows, &None, |row| {
+        row.slip.and_then(|slip| slip.user.as_deref())
+    }))
     .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
     .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.quantity).collect::<Vec<_>>())

@@ -158,7 +158,9 @@ pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<Da
     )
     .bind(rows.iter().map(|row| row.claimant.id).collect::<Vec<_>>())
     .bind(rows.iter().map(|row| row.ask.order.as_str()).collect::<Vec<_>>())
-    .bind(column(rows, &None, |row| row.ask.user.as_ref().map(|user| user.as_str())))
+    .bind(column(rows, &None, |row| {
+        row.ask.user.as_ref().map(|user| user.as_str())
+    }))
     .bind(rows.iter().map(|row| row.line.item.sku.as_str()).collect::<Vec<_>>())
     .bind(
         rows.iter()

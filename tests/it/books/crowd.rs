@@ -264,7 +264,10 @@ impl Client {
                 return self.moved(&item, moved.reversed());
             }
             // Where it would go below what is promised, it waits for a second person as an adjustment does.
-            assert!(told.status == 202 || told.problem() == (409, "INSUFFICIENT_STOCK"), "{told:?}");
+            assert!(
+                told.status == 202 || told.problem() == (409, "INSUFFICIENT_STOCK"),
+                "{told:?}"
+            );
         }
     }
 
