@@ -13,6 +13,7 @@
 //! and `drill`, beside it, breaks it and judges. `tests/tidy.rs` holds us to it.
 
 pub mod app;
+pub mod capacity;
 pub mod clock;
 pub mod config;
 pub mod dev;

@@ -20,7 +20,7 @@ fn may_import(module: &str) -> Option<Vec<&'static str>> {
         "domain" => return Some(Vec::new()),
         "flash" | "ledger" => &["domain"],
         "http" | "worker" => &["domain", "flash", "ledger"],
-        "dev" => &[],
+        "capacity" | "dev" => &[],
         "drill" => &["config", "dev", "domain", "flash", "ledger", "worker"],
         leaf if LEAVES.contains(&leaf) => &["domain"],
         _ => return None,

@@ -5,6 +5,7 @@
 //! flight end while the workers still work, then stops the workers.
 
 mod bring_up;
+mod capacity;
 mod demo;
 mod halves;
 mod limits;
@@ -128,6 +129,7 @@ pub async fn run(command: Command) -> Result<ExitCode, AppError> {
         Command::Reconcile(reconcile) => return Ok(halves::reconcile(reconcile).await?),
         Command::Replay(replay) => return Ok(replay::run(replay).await?),
         Command::Drill(drill) => return Ok(run_drill(drill, stop_signal()?).await?),
+        Command::Capacity(command) => capacity::run(&command, &mut io::stdout())?,
         Command::Openapi => writeln!(io::stdout(), "{}", openapi::document_json())?,
     }
     Ok(ExitCode::SUCCESS)

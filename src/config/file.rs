@@ -7,9 +7,36 @@ use clap::error::ErrorKind;
 use clap::{Arg, Command, Error};
 
 /// Arguments that make no sense in the file itself.
-pub(super) const NOT_IN_A_FILE: [&str; 18] = [
-    "at", "close", "config", "dir", "fault", "help", "json", "list", "location", "minutes", "order", "repair",
-    "report", "rounds", "seed", "short", "sku", "version",
+pub(super) const NOT_IN_A_FILE: [&str; 29] = [
+    "accept",
+    "at",
+    "close",
+    "config",
+    "dir",
+    "fault",
+    "gateway_cores",
+    "headroom",
+    "help",
+    "hot_hours",
+    "json",
+    "list",
+    "location",
+    "minutes",
+    "order",
+    "postgres_cores",
+    "rate",
+    "reads",
+    "redis_nodes",
+    "repair",
+    "report",
+    "results",
+    "rounds",
+    "sale_minutes",
+    "seed",
+    "short",
+    "sku",
+    "skus",
+    "version",
 ];
 
 /// The file that the flags name, else the environment. Looked for before the arguments are parsed, because it decides

@@ -4,6 +4,7 @@
 //! arguments' defaults, so all three sources are read, checked and told about by the same code; its keys are the
 //! arguments' names with `_`. What is wrong is told before anything is started, and names the setting.
 
+mod capacity;
 mod choice;
 mod drill;
 mod file;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+pub use capacity::Capacity;
 pub use drill::Drill;
 pub use halves::{Halves, Reconcile, Verify};
 pub use replay::Replay;
@@ -61,6 +63,8 @@ pub enum Command {
     /// Break a stack of its own in every way there is, under load, and see whether all promises hold; exit 0: they do,
     /// 1: something did not hold, 2: could not find out
     Drill(Drill),
+    /// Tell what a stream of orders takes in cores, memory, disk and shards, from measured costs
+    Capacity(Capacity),
     /// Print the OpenAPI document
     Openapi,
 }
@@ -264,7 +268,7 @@ impl Command {
             Command::Verify(verify) => verify.halves.check(),
             Command::Reconcile(reconcile) => reconcile.check(),
             Command::Replay(replay) => replay.check(),
-            Command::Drill(_) | Command::Openapi => Ok(()),
+            Command::Drill(_) | Command::Capacity(_) | Command::Openapi => Ok(()),
         }
     }
 }
