@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
 use flashgate::capacity::{Costs, Demand};
 use serde_json::Value;
@@ -125,5 +126,36 @@ fn twice_the_orders_take_twice_as_much() {
         (one.ledger_bytes, two.ledger_bytes),
     ] {
         assert!((two / one - 2.0).abs() < 1e-9);
+    }
+}
+
+fn told(args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_flashgate"));
+    command.arg("capacity").args(args).output().expect("it runs")
+}
+
+#[test]
+fn the_page_shows_what_the_command_says() {
+    let page = include_str!("../docs/capacity.md");
+    let shown: Vec<&str> = page.split("```\n$ flashgate capacity ").skip(1).collect();
+    assert_eq!(shown.len(), 4, "a block for each size");
+    for block in shown {
+        let (args, table) = block.split_once('\n').expect("a table follows");
+        let table = table.split("\n```").next().expect("it ends");
+        let args: Vec<&str> = args.split(' ').collect();
+        let said = String::from_utf8(told(&args).stdout).expect("is text");
+        assert_eq!(said.trim_end(), table, "{args:?}");
+    }
+}
+
+#[test]
+fn what_is_no_run_is_refused_by_its_setting() {
+    let refused = told(&["--rate", "1", "--results", "/dev/null"]);
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && why.contains("--results"), "{why}");
+    let asked = |rest: &str| told(&rest.split(' ').collect::<Vec<_>>()).status.success();
+    assert!(asked("--rate 1 --accept 1 --headroom 1"));
+    for wrong in ["--rate 0", "--rate 1 --accept 1.5", "--rate 1 --headroom nan"] {
+        assert!(!asked(wrong), "{wrong}");
     }
 }
