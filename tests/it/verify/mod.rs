@@ -8,6 +8,7 @@ mod fair;
 mod freezing;
 mod halves;
 mod ledger;
+mod parting;
 mod planted;
 mod repair;
 mod scheduled;
