@@ -62,24 +62,33 @@ where
         F: Fn(Arc<[A]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
     {
-        Batcher::start_in_turns(on, name, move |asks, turn| {
-            let answers = call(asks);
-            async move {
-                let answers = answers.await;
-                drop(turn);
-                answers
-            }
-        })
+        Batcher::start_in_turns(
+            on,
+            name,
+            async || (),
+            move |asks, turn, ()| {
+                let answers = call(asks);
+                async move {
+                    let answers = answers.await;
+                    drop(turn);
+                    answers
+                }
+            },
+        )
     }
 
-    /// The same, but the next call begins as soon as the one before has passed its turn on.
-    pub fn start_in_turns<F, Fut>(on: &Handle, name: &'static str, call: F) -> Self
+    /// The same, but the next call begins as soon as the one before has passed its turn on. What it begins with is
+    /// `open`ed when somebody asks and the turn is still another's.
+    pub fn start_in_turns<P, O, Opening, F, Fut>(on: &Handle, name: &'static str, open: O, call: F) -> Self
     where
-        F: Fn(Arc<[A]>, Turn) -> Fut + Send + Sync + 'static,
+        P: Default + Send + 'static,
+        O: Fn() -> Opening + Send + Sync + 'static,
+        Opening: Future<Output = P> + Send + 'static,
+        F: Fn(Arc<[A]>, Turn, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
     {
         let (asks, waiting) = mpsc::channel(WAITING_MAX);
-        on.spawn(run(name, Arc::new(call), waiting));
+        on.spawn(run(name, open, Arc::new(call), waiting));
         Batcher { asks }
     }
 
@@ -108,46 +117,57 @@ where
 }
 
 /// Calls until nobody can ask any more, then waits for the last calls.
-async fn run<A, R, F, Fut>(name: &'static str, call: Arc<F>, mut waiting: mpsc::Receiver<(A, Reply<R>)>)
-where
+async fn run<A, R, P, O, Opening, F, Fut>(
+    name: &'static str,
+    open: O,
+    call: Arc<F>,
+    mut waiting: mpsc::Receiver<(A, Reply<R>)>,
+) where
     A: Clone + Send + Sync + 'static,
     R: Send + 'static,
-    F: Fn(Arc<[A]>, Turn) -> Fut + Send + Sync + 'static,
+    P: Default + Send + 'static,
+    O: Fn() -> Opening + Send + Sync + 'static,
+    Opening: Future<Output = P> + Send + 'static,
+    F: Fn(Arc<[A]>, Turn, P) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
 {
     let turns = Arc::new(Semaphore::new(1));
     let calls = Arc::new(Semaphore::new(CALLS_MAX));
     loop {
-        // Gathering comes last: whoever asks while we wait for our turn is in.
         let free = Arc::clone(&calls).acquire_owned().await.expect("it is never closed");
-        let turn = Arc::clone(&turns).acquire_owned().await.expect("it is never closed");
         let mut batch: Vec<(A, Reply<R>)> = Vec::new();
-        if waiting.recv_many(&mut batch, BATCH_MAX).await == 0 {
+        if waiting.recv_many(&mut batch, 1).await == 0 {
             break;
         }
+        let (turn, opened) = tokio::join!(Arc::clone(&turns).acquire_owned(), open());
+        let turn = turn.expect("it is never closed");
+        // Gathering comes last: whoever asked while we waited for our turn is in.
+        let more = waiting.len().min(BATCH_MAX - 1);
+        waiting.recv_many(&mut batch, more).await;
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         metrics::histogram!(metric::ENDING_BATCH_SIZE, "call" => name).record(size);
         let call = Arc::clone(&call);
         tokio::spawn(async move {
             let started = Instant::now();
-            answer_all(&*call, batch, Turn::from(turn)).await;
+            answer_all(&*call, batch, Turn::from(turn), opened).await;
             metrics::histogram!(metric::POSTGRES_CALL_SECONDS, "call" => name).record(started.elapsed());
             drop(free);
         });
     }
 }
 
-async fn answer_all<A, R, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>, turn: Turn)
+async fn answer_all<A, R, P, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>, turn: Turn, opened: P)
 where
     A: Clone,
-    F: Fn(Arc<[A]>, Turn) -> Fut,
+    P: Default,
+    F: Fn(Arc<[A]>, Turn, P) -> Fut,
     Fut: Future<Output = Result<Vec<R>, LedgerError>>,
 {
-    let mut turn = Some(turn);
+    let (mut turn, mut opened) = (turn, opened);
     let mut parts = VecDeque::from([batch]);
     while let Some(mut part) = parts.pop_front() {
         let asks: Arc<[A]> = part.iter().map(|(ask, _)| ask.clone()).collect();
-        match call(asks, turn.take().unwrap_or_default()).await {
+        match call(asks, std::mem::take(&mut turn), std::mem::take(&mut opened)).await {
             Ok(answers) => {
                 for ((_, reply), answer) in part.into_iter().zip(answers) {
                     // Whoever has gone away does not want it any more.
@@ -198,7 +218,10 @@ mod tests {
         let (seen, mut begun) = mpsc::unbounded_channel();
         let (pass, end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
         let (may_pass, may_end) = (Arc::clone(&pass), Arc::clone(&end));
-        let batcher = Batcher::start_in_turns(&Handle::current(), "test", move |asks: Arc<[u32]>, mut turn: Turn| {
+        let opened = Arc::new(Semaphore::new(0));
+        let opens = Arc::clone(&opened);
+        let open = move || std::future::ready(opens.add_permits(1));
+        let call = move |asks: Arc<[u32]>, mut turn: Turn, ()| {
             let (may_pass, may_end) = (Arc::clone(&may_pass), Arc::clone(&may_end));
             seen.send(asks[0]).expect("the test listens");
             async move {
@@ -207,7 +230,8 @@ mod tests {
                 may_end.acquire().await.expect("open").forget();
                 Ok(asks.to_vec())
             }
-        });
+        };
+        let batcher = Batcher::start_in_turns(&Handle::current(), "test", open, call);
         let answers = tokio::spawn(join_all((1..=3).map(|n| {
             let batcher = batcher.clone();
             async move {
@@ -219,6 +243,11 @@ mod tests {
         assert_eq!(begun.recv().await, Some(1));
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(begun.try_recv().is_err(), "it is the first one's turn");
+        assert_eq!(
+            opened.available_permits(),
+            2,
+            "what the second begins with is there by then"
+        );
         pass.add_permits(1);
         assert_eq!(begun.recv().await, Some(2), "with the third");
         pass.add_permits(1);

@@ -53,6 +53,11 @@ impl LedgerCalls {
         let (own, endings) = (ledger.apart(CONNECTIONS_MAX), ledger.apart(ENDING_CONNECTIONS_MAX));
         let (end, extend, read, take) = (endings.clone(), endings.clone(), own.clone(), own.clone());
         let (route, places, key, fallback) = (own.clone(), own.clone(), own.clone(), own.clone());
+        let opening = own.clone();
+        let open = move || {
+            let ledger = opening.clone();
+            async move { ledger.open().await }
+        };
         LedgerCalls {
             end: Batcher::start(on, "end", move |asks: Arc<[EndAsk]>| {
                 let ledger = end.clone();
@@ -66,9 +71,9 @@ impl LedgerCalls {
                 let ledger = read.clone();
                 async move { reservations_of(&ledger, &ids).await }
             }),
-            take: Batcher::start_in_turns(on, "take", move |asks: Arc<[TakeAsk]>, turn| {
+            take: Batcher::start_in_turns(on, "take", open, move |asks: Arc<[TakeAsk]>, turn, opened| {
                 let ledger = take.clone();
-                async move { ledger.take_in_turn(&asks, turn).await }
+                async move { ledger.take_in_turn(&asks, turn, opened).await }
             }),
             fallback: Batcher::start(on, "fallback", move |asks: Arc<[FallbackAsk]>| {
                 let ledger = fallback.clone();

@@ -69,40 +69,12 @@ pub(super) struct Keys {
 impl Keys {
     /// Claims all hashes of the claimants, the first of them first.
     pub(super) async fn claim(tx: &mut PgConnection, claimants: &[Claimant]) -> Result<Self, LedgerError> {
-        let mut claims: Vec<(KeyHash, usize)> = Vec::with_capacity(claimants.len() * 2);
-        for (at, claimant) in claimants.iter().enumerate() {
-            claims.extend(claimant.hashes().map(|hash| (hash, at)));
+        let claiming = Claiming::of(claimants);
+        if claiming.firsts.is_empty() {
+            return Ok(claiming.keys);
         }
-        claims.sort_unstable();
-        let mut keys = Keys::default();
-        let mut firsts: Vec<(KeyHash, Owner)> = Vec::with_capacity(claims.len());
-        for (hash, at) in claims {
-            match firsts.last() {
-                Some((last, owner)) if *last == hash => {
-                    keys.contended.insert(hash, Slot { row: *owner, now: None });
-                }
-                _ => firsts.push((hash, claimants[at].owner(hash))),
-            }
-        }
-        for _ in 0..ROUNDS_MAX {
-            if firsts.is_empty() || insert(tx, &firsts).await? == firsts.len() {
-                return Ok(keys);
-            }
-            let rows = look(tx, &firsts).await?;
-            for (hash, mine) in &firsts {
-                if let Some(row) = rows.get(hash).filter(|row| row.id != mine.id) {
-                    keys.contended.insert(
-                        *hash,
-                        Slot {
-                            row: *row,
-                            now: Some(*row),
-                        },
-                    );
-                }
-            }
-            firsts.retain(|(hash, _)| !rows.contains_key(hash));
-        }
-        Err(LedgerError::Retry(sqlx::Error::Protocol("keys keep vanishing".into())))
+        let inserted = insert(tx, &claiming.firsts).await?;
+        claiming.look(tx, inserted).await
     }
 
     /// What stands against a claimant: the cause, and who came first.
@@ -182,20 +154,116 @@ impl Keys {
     }
 }
 
+/// Hashes on the way to being claimed, for whoever has more to ask of Postgres at once: first insert
+/// [`columns`](Self::columns) as `claim_keys!` does, then [`look`](Self::look).
+pub(super) struct Claiming {
+    keys: Keys,
+    /// Sorted by hash, each once.
+    firsts: Vec<(KeyHash, Owner)>,
+}
+
+impl Claiming {
+    pub(super) fn of(claimants: &[Claimant]) -> Self {
+        let mut claims: Vec<(KeyHash, usize)> = Vec::with_capacity(claimants.len() * 2);
+        for (at, claimant) in claimants.iter().enumerate() {
+            claims.extend(claimant.hashes().map(|hash| (hash, at)));
+        }
+        claims.sort_unstable();
+        let mut keys = Keys::default();
+        let mut firsts: Vec<(KeyHash, Owner)> = Vec::with_capacity(claims.len());
+        for (hash, at) in claims {
+            match firsts.last() {
+                Some((last, owner)) if *last == hash => {
+                    keys.contended.insert(hash, Slot { row: *owner, now: None });
+                }
+                _ => firsts.push((hash, claimants[at].owner(hash))),
+            }
+        }
+        Claiming { keys, firsts }
+    }
+
+    pub(super) fn columns(&self) -> Columns {
+        Columns::of(&self.firsts)
+    }
+
+    /// No two of the claimants want the same.
+    pub(super) fn all_differ(&self) -> bool {
+        self.keys.contended.is_empty()
+    }
+
+    /// Finds who has what was not `inserted`.
+    pub(super) async fn look(mut self, tx: &mut PgConnection, mut inserted: usize) -> Result<Keys, LedgerError> {
+        for _ in 0..ROUNDS_MAX {
+            if inserted == self.firsts.len() {
+                return Ok(self.keys);
+            }
+            let rows = look(tx, &self.firsts).await?;
+            for (hash, mine) in &self.firsts {
+                if let Some(row) = rows.get(hash).filter(|row| row.id != mine.id) {
+                    let now = Some(*row);
+                    self.keys.contended.insert(*hash, Slot { row: *row, now });
+                }
+            }
+            self.firsts.retain(|(hash, _)| !rows.contains_key(hash));
+            if self.firsts.is_empty() {
+                return Ok(self.keys);
+            }
+            inserted = insert(tx, &self.firsts).await?;
+        }
+        Err(LedgerError::Retry(sqlx::Error::Protocol("keys keep vanishing".into())))
+    }
+}
+
+/// What `claim_keys!` takes.
+pub(super) struct Columns {
+    pub(super) hashes: Vec<Uuid>,
+    pub(super) subjects: Vec<Uuid>,
+    pub(super) fingerprints: Vec<i64>,
+    pub(super) derived: Vec<bool>,
+}
+
+impl Columns {
+    fn of(claims: &[(KeyHash, Owner)]) -> Self {
+        Columns {
+            hashes: claims.iter().map(|(hash, _)| hash.to_uuid()).collect(),
+            subjects: claims.iter().map(|(_, owner)| owner.id).collect(),
+            fingerprints: claims.iter().map(|(_, owner)| owner.fingerprint).collect(),
+            derived: claims.iter().map(|(_, owner)| owner.derived).collect(),
+        }
+    }
+}
+
+/// The statement that claims keys, of these four parameters, which are sorted by hash; nothing is done for those that
+/// are another's.
+macro_rules! claim_keys {
+    ($hashes:literal, $subjects:literal, $fingerprints:literal, $derived:literal) => {
+        concat!(
+            "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
+             SELECT * FROM UNNEST(",
+            $hashes,
+            "::uuid[], ",
+            $subjects,
+            "::uuid[], ",
+            $fingerprints,
+            "::int8[], ",
+            $derived,
+            "::bool[])
+             ON CONFLICT (key_hash) DO NOTHING"
+        )
+    };
+}
+pub(super) use claim_keys;
+
 /// Returns how many rows are new.
 async fn insert(tx: &mut PgConnection, claims: &[(KeyHash, Owner)]) -> Result<usize, LedgerError> {
-    let done = sqlx::query(
-        "-- key.claim_all: the arrays are sorted by hash
-         INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::int8[], $4::bool[])
-         ON CONFLICT (key_hash) DO NOTHING",
-    )
-    .bind(claims.iter().map(|(hash, _)| hash.to_uuid()).collect::<Vec<_>>())
-    .bind(claims.iter().map(|(_, owner)| owner.id).collect::<Vec<_>>())
-    .bind(claims.iter().map(|(_, owner)| owner.fingerprint).collect::<Vec<_>>())
-    .bind(claims.iter().map(|(_, owner)| owner.derived).collect::<Vec<_>>())
-    .execute(&mut *tx)
-    .await?;
+    let columns = Columns::of(claims);
+    let done = sqlx::query(concat!("-- key.claim_all\n", claim_keys!("$1", "$2", "$3", "$4")))
+        .bind(columns.hashes)
+        .bind(columns.subjects)
+        .bind(columns.fingerprints)
+        .bind(columns.derived)
+        .execute(&mut *tx)
+        .await?;
     Ok(usize::try_from(done.rows_affected()).expect("no more rows than claims"))
 }
 

@@ -75,7 +75,7 @@ pub use rescue::{LaneRescue, Scattered};
 pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
-pub use turn::Turn;
+pub use turn::{Opened, Turn};
 
 use read_model::ReadPools;
 

@@ -1,5 +1,6 @@
-//! When the next batch of the same kind may begin.
+//! When the next batch of the same kind may begin, and the transaction it begins with.
 
+use sqlx::{Postgres, Transaction};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// The right to run: held until it is passed on, or dropped. [`Turn::default`] keeps nobody waiting.
@@ -18,3 +19,7 @@ impl From<OwnedSemaphorePermit> for Turn {
         Turn(Some(permit))
     }
 }
+
+/// A transaction that was begun while its batch waited for its turn; [`Opened::default`] is none.
+#[derive(Debug, Default)]
+pub struct Opened(pub(super) Option<Transaction<'static, Postgres>>);

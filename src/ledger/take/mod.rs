@@ -8,22 +8,24 @@
 //! may be made of reservations that lanes hold already.
 
 mod decide;
+mod first;
 mod rescue;
 mod stock;
 mod store;
 
+use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub(super) use rescue::{LATE_PAYMENT, rescue};
 
 use self::decide::{Fate, decide};
-use self::stock::Stocks;
-use super::claims::{Claimant, Keys};
+use self::first::{First, first};
+use super::claims::Claimant;
 use super::post::{Movement, Posted, post};
 use super::reservation::{Locked, lock};
 use super::retry::retried;
-use super::turn::Turn;
+use super::turn::{Opened, Turn};
 use super::{Ledger, LedgerError};
 use crate::domain::id::{Item, OrderId, UserId};
 use crate::domain::key::{Fingerprint, KeyHash};
@@ -98,23 +100,38 @@ impl Ledger {
     /// # Errors
     /// Postgres could not be asked, or refused what is in one of the asks: then nothing was taken.
     pub async fn take(&self, asks: &[TakeAsk]) -> Result<Vec<TakeAnswer>, LedgerError> {
-        self.take_in_turn(asks, Turn::default()).await
+        self.take_in_turn(asks, Turn::default(), Opened::default()).await
     }
 
-    /// The same, and passes the turn on when all that is left is to update the balances and commit: whoever comes next
-    /// writes its keys and rows meanwhile.
+    /// Begins a transaction for a batch that is about to come. Where that fails, the batch begins one and tells why.
+    pub async fn open(&self) -> Opened {
+        Opened(self.begin().await.ok())
+    }
+
+    /// The same, in a transaction that was opened before; passes the turn on when all that is left is to update the
+    /// balances and commit: whoever comes next writes its keys and rows meanwhile.
     ///
     /// # Errors
     /// As [`Ledger::take`].
-    pub async fn take_in_turn(&self, asks: &[TakeAsk], mut turn: Turn) -> Result<Vec<TakeAnswer>, LedgerError> {
-        retried!(self, self.take_once(asks, &mut turn))
+    pub async fn take_in_turn(
+        &self,
+        asks: &[TakeAsk],
+        mut turn: Turn,
+        mut opened: Opened,
+    ) -> Result<Vec<TakeAnswer>, LedgerError> {
+        retried!(self, self.take_once(asks, &mut turn, std::mem::take(&mut opened)))
     }
 
-    async fn take_once(&self, asks: &[TakeAsk], turn: &mut Turn) -> Result<Vec<TakeAnswer>, LedgerError> {
-        let answers = match self.take_by(Basis::Glance, asks, turn).await? {
+    async fn take_once(
+        &self,
+        asks: &[TakeAsk],
+        turn: &mut Turn,
+        opened: Opened,
+    ) -> Result<Vec<TakeAnswer>, LedgerError> {
+        let answers = match self.take_by(Basis::Glance, asks, turn, opened).await? {
             Some(answers) => answers,
             None => {
-                let answers = self.take_by(Basis::Lock, asks, turn).await?;
+                let answers = self.take_by(Basis::Lock, asks, turn, Opened::default()).await?;
                 answers.ok_or_else(|| LedgerError::Broken("a locked balance has changed".into()))?
             }
         };
@@ -132,19 +149,24 @@ impl Ledger {
         basis: Basis,
         asks: &[TakeAsk],
         turn: &mut Turn,
+        opened: Opened,
     ) -> Result<Option<Vec<TakeAnswer>>, LedgerError> {
-        let mut tx = self.begin().await?;
+        let mut tx = match opened.0 {
+            Some(tx) => tx,
+            None => self.begin().await?,
+        };
         let parts = match asks.iter().any(|ask| !ask.parts.is_empty()) {
             true => lock(&mut tx, asks.iter().flat_map(|ask| ask.parts.iter().copied())).await?,
             false => Locked::default(),
         };
         let claims = asks.iter().map(Claims::of).collect::<Vec<_>>();
-        let all: Vec<Claimant> = claims.iter().flat_map(Claims::all).copied().collect();
-        let mut keys = Keys::claim(&mut tx, &all).await?;
-        let items = asks.iter().flat_map(|ask| &ask.lines).map(|line| &line.item);
-        let mut stocks = match basis {
-            Basis::Glance => Stocks::glance(&mut tx, items).await?,
-            Basis::Lock => Stocks::lock(&mut tx, items).await?,
+        let First {
+            mut keys,
+            mut stocks,
+            written,
+        } = match basis {
+            Basis::Glance => first(&mut tx, asks, &claims).await?,
+            Basis::Lock => First::locked(&mut tx, asks, &claims).await?,
         };
         let mut fates = Vec::with_capacity(asks.len());
         let mut claimed_parts = std::collections::HashSet::new();
@@ -157,7 +179,7 @@ impl Ledger {
             fates.push(fate);
         }
         keys.settle(&mut tx).await?;
-        let (answers, movements) = write(&mut tx, asks, &claims, fates, &parts).await?;
+        let (answers, movements) = write(&mut tx, asks, &claims, fates, &parts, written).await?;
         turn.pass();
         if was_enough(post(&mut tx, &movements).await, basis)? {
             tx.commit().await?;
@@ -236,13 +258,14 @@ fn part_id(cart: ReservationId, n: usize) -> Uuid {
     Uuid::from_u128((4 << 125) | (body ^ n))
 }
 
-/// Writes the rows. The movements are still to be posted.
+/// Writes the rows, unless they are `written`. The movements are still to be posted.
 async fn write(
     tx: &mut PgConnection,
     asks: &[TakeAsk],
     claims: &[Claims],
     fates: Vec<Fate>,
     parts: &Locked,
+    written: Option<DateTime<Utc>>,
 ) -> Result<(Vec<TakeAnswer>, Vec<Movement>), LedgerError> {
     let mut taken = Vec::new();
     let mut rows = Vec::new();
@@ -253,7 +276,11 @@ async fn write(
             taken.push(takes);
         }
     }
-    let now = store::insert(tx, &rows).await?;
+    let now = match written {
+        None => store::insert(tx, &rows).await?,
+        Some(now) if taken.len() == asks.len() => now,
+        Some(_) => return Err(LedgerError::Broken("what was refused has a row".into())),
+    };
     let mut joins = Vec::new();
     taken.iter().for_each(|takes| takes.joins(parts, now, &mut joins));
     store::join(tx, &joins).await?;

@@ -9,11 +9,11 @@ use crate::ledger::LedgerError;
 use crate::ledger::sale_row::read_item;
 
 #[derive(sqlx::FromRow)]
-struct StockRow {
-    sku_id: String,
-    location_id: String,
-    available: i64,
-    on_sale: bool,
+pub(super) struct StockRow {
+    pub(super) sku_id: String,
+    pub(super) location_id: String,
+    pub(super) available: i64,
+    pub(super) on_sale: bool,
 }
 
 struct Stock {
@@ -24,61 +24,51 @@ struct Stock {
 /// What is free of each item, less what this batch has taken.
 pub(super) struct Stocks(HashMap<Item, Stock>);
 
-/// What is read of the balances of `$1`, `$2`.
+/// What is read of the balances of the items in these two parameters.
 macro_rules! stocks {
-    ($name:literal, $locked:literal) => {
+    ($skus:literal, $locations:literal) => {
         concat!(
-            "-- ",
-            $name,
-            "
-             SELECT b.sku_id, b.location_id,
+            "SELECT b.sku_id, b.location_id,
                  b.on_hand - b.reserved - b.unavailable - b.escrowed - b.safety_stock AS available,
                  coalesce((SELECT s.state IN ('scheduled', 'live', 'paused', 'frozen') FROM sale s
                            WHERE s.sku_id = b.sku_id AND s.location_id = b.location_id
                            ORDER BY s.sale_no DESC LIMIT 1), false) AS on_sale
              FROM inventory_balance b
-             JOIN UNNEST($1::text[], $2::text[]) AS want(sku_id, location_id) USING (sku_id, location_id) ",
-            $locked
+             JOIN UNNEST(",
+            $skus,
+            "::text[], ",
+            $locations,
+            "::text[]) AS want(sku_id, location_id) USING (sku_id, location_id)"
         )
     };
 }
+pub(super) use stocks;
 
 impl Stocks {
-    /// Looks at the balances of these items. They may change before they are taken from.
-    pub(super) async fn glance<'a>(
-        tx: &mut PgConnection,
-        items: impl Iterator<Item = &'a Item>,
-    ) -> Result<Self, LedgerError> {
-        Self::read(tx, items, stocks!("take.glance", "")).await
-    }
-
     /// Locks the balances of these items.
     pub(super) async fn lock<'a>(
         tx: &mut PgConnection,
         items: impl Iterator<Item = &'a Item>,
     ) -> Result<Self, LedgerError> {
-        let lock = stocks!(
-            "take.lock: in key order. A sale that starts at this moment has set its units aside before; of an item's
-             -- sales only the newest may be open",
-            "ORDER BY b.sku_id COLLATE \"C\", b.location_id COLLATE \"C\" FOR NO KEY UPDATE OF b"
-        );
-        Self::read(tx, items, lock).await
-    }
-
-    async fn read<'a>(
-        tx: &mut PgConnection,
-        items: impl Iterator<Item = &'a Item>,
-        statement: &'static str,
-    ) -> Result<Self, LedgerError> {
         let items: BTreeSet<&Item> = items.collect();
         if items.is_empty() {
             return Ok(Stocks(HashMap::new()));
         }
-        let rows: Vec<StockRow> = sqlx::query_as(statement)
-            .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
-            .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
-            .fetch_all(tx)
-            .await?;
+        let rows: Vec<StockRow> = sqlx::query_as(concat!(
+            "-- take.lock: in key order. A sale that starts at this moment has set its units aside before; of an item's
+             -- sales only the newest may be open
+             ",
+            stocks!("$1", "$2"),
+            " ORDER BY b.sku_id COLLATE \"C\", b.location_id COLLATE \"C\" FOR NO KEY UPDATE OF b"
+        ))
+        .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
+        .fetch_all(tx)
+        .await?;
+        Self::of(rows)
+    }
+
+    pub(super) fn of(rows: impl IntoIterator<Item = StockRow>) -> Result<Self, LedgerError> {
         let stock = |row: StockRow| {
             let item = read_item(&row.sku_id, &row.location_id)?;
             let (available, on_sale) = (row.available, row.on_sale);
