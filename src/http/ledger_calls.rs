@@ -7,9 +7,11 @@ use super::batch::Batcher;
 use super::reserve::RouteAsk;
 use crate::domain::id::Sku;
 use crate::domain::key::KeyHash;
+use crate::domain::lane::LaneNo;
 use crate::domain::reservation::Reservation;
 use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::ledger::fallback::{FallbackAnswer, FallbackAsk};
+use crate::ledger::lane::LaneRow;
 use crate::ledger::places::Place;
 use crate::ledger::route::Route;
 use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
@@ -17,8 +19,8 @@ use crate::thread::Thread;
 
 /// One for each kind of call but endings, and one for the [second](Batcher::start_in_turns) of a kind.
 const CONNECTIONS_MAX: u32 = 7;
-/// Commit and release, and extend: whatever else wants a connection, they have theirs.
-const ENDING_CONNECTIONS_MAX: u32 = 2;
+/// Commit and release, extend, and how far lanes are: whatever else wants a connection, they have theirs.
+const ENDING_CONNECTIONS_MAX: u32 = 3;
 
 /// The calls that are batched.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct LedgerCalls {
     pub end: Batcher<EndAsk, EndAnswer>,
     /// Extend.
     pub extend: Batcher<ExtendAsk, ExtendAnswer>,
+    /// How far lanes are, of which endings may come before what they end.
+    pub(super) lane: Batcher<LaneNo, LaneRow>,
     /// Reads of single reservations.
     pub read: Batcher<ReservationId, Option<Reservation>>,
     /// Reservations without a live sale, and carts.
@@ -51,7 +55,8 @@ impl LedgerCalls {
         let thread = Thread::start("ledger");
         let on = thread.handle();
         let (own, endings) = (ledger.apart(CONNECTIONS_MAX), ledger.apart(ENDING_CONNECTIONS_MAX));
-        let (end, extend, read, take) = (endings.clone(), endings.clone(), own.clone(), own.clone());
+        let (end, extend, lane) = (endings.clone(), endings.clone(), endings.clone());
+        let (read, take) = (own.clone(), own.clone());
         let (route, places, key, fallback) = (own.clone(), own.clone(), own.clone(), own.clone());
         let opening = own.clone();
         let open = move || {
@@ -66,6 +71,10 @@ impl LedgerCalls {
             extend: Batcher::start(on, "extend", move |asks: Arc<[ExtendAsk]>| {
                 let ledger = extend.clone();
                 async move { ledger.extend(&asks).await }
+            }),
+            lane: Batcher::start(on, "lane", move |lanes: Arc<[LaneNo]>| {
+                let ledger = lane.clone();
+                async move { lanes_of(&ledger, &lanes).await }
             }),
             read: Batcher::start(on, "read", move |ids: Arc<[ReservationId]>| {
                 let ledger = read.clone();
@@ -106,6 +115,17 @@ impl LedgerCalls {
         self.ledger.close().await;
         self.endings.close().await;
     }
+}
+
+/// One read for all.
+async fn lanes_of(ledger: &Ledger, lanes: &[LaneNo]) -> Result<Vec<LaneRow>, LedgerError> {
+    let known = ledger.lanes().await?;
+    let of = |lane: &LaneNo| {
+        let row = known.iter().find(|row| row.lane == *lane);
+        row.cloned()
+            .ok_or_else(|| LedgerError::Broken(format!("there is no lane {lane}")))
+    };
+    lanes.iter().map(of).collect()
 }
 
 /// One read for all. The id of a part of a cart reads as its cart: which, only a read of its own can tell.

@@ -56,11 +56,11 @@ pub(super) async fn find(gateway: &Gateway, id: ReservationId) -> Result<Standin
     if id.kind() != Some(Kind::Lane) || !gateway.flash.id_key().is_genuine(id) {
         return Ok(Standing::Never);
     }
-    let mut cursor = Cursor::of(&gateway.ledger.lane(id.lane()).await?, id);
+    let mut cursor = Cursor::of(&gateway.calls.lane.ask(id.lane()).await?, id);
     if matches!(cursor, Cursor::Before) {
         // Told or not, the ledger is asked again: another gateway's notice may have got lost.
         gateway.flash.wait_durable(id, DURABLE_WITHIN).await;
-        cursor = Cursor::of(&gateway.ledger.lane(id.lane()).await?, id);
+        cursor = Cursor::of(&gateway.calls.lane.ask(id.lane()).await?, id);
     }
     // Read after the cursor: what was in front of it is in the ledger by now, or not at all.
     if gateway.calls.read.ask(id).await?.is_some() {
