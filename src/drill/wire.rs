@@ -43,7 +43,8 @@ pub struct Wire {
 
 #[derive(Debug)]
 struct Inner {
-    server: Mutex<SocketAddr>,
+    /// None: nobody is there.
+    server: Mutex<Option<SocketAddr>>,
     trouble: watch::Sender<Trouble>,
     /// Counts the cuts: connections from before one are gone.
     cuts: watch::Sender<u64>,
@@ -61,7 +62,7 @@ impl Wire {
         let wire = Wire {
             address: listener.local_addr()?,
             inner: Arc::new(Inner {
-                server: Mutex::new(server),
+                server: Mutex::new(Some(server)),
                 trouble: watch::Sender::new(Trouble::Calm),
                 cuts: watch::Sender::new(0),
                 chance: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -102,6 +103,15 @@ impl Wire {
 
     /// Leads to another server from now on; connections to the old one break.
     pub fn lead_to(&self, server: SocketAddr) {
+        self.lead(Some(server));
+    }
+
+    /// Leads to nobody: a server's port may be another's as soon as it is gone.
+    pub fn lead_nowhere(&self) {
+        self.lead(None);
+    }
+
+    fn lead(&self, server: Option<SocketAddr>) {
         *self.inner.server.lock().unwrap_or_else(PoisonError::into_inner) = server;
         self.cut();
     }
@@ -110,7 +120,9 @@ impl Wire {
 /// Carries one connection until either side ends it, it is cut, or an answer gets lost.
 async fn pass(client: TcpStream, inner: Arc<Inner>) {
     let mut cuts = inner.cuts.subscribe();
-    let server = *inner.server.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some(server) = *inner.server.lock().unwrap_or_else(PoisonError::into_inner) else {
+        return;
+    };
     let connected = tokio::select! {
         connected = TcpStream::connect(server) => connected,
         _ = cuts.changed() => return,

@@ -85,6 +85,7 @@ impl Fleet {
         let stays = self.child(1 - number);
         let gone = gateway_of(&stays.pool, &child).await;
         child.stop().await;
+        self.gateways[number].1.lead_nowhere();
         let left = Instant::now();
         let known: i64 = sqlx::query_scalar("SELECT count(*) FROM gateway WHERE gateway_id = $1")
             .bind(gone)
