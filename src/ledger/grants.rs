@@ -70,6 +70,8 @@ pub struct GrantLeft {
 pub struct Motion {
     /// The sale is over, or unknown: what its counters lack may be in the balance.
     pub ended: bool,
+    /// Units that came back from its lanes while it runs lie with the sale: they leave it, or are granted again.
+    pub recalled: bool,
     /// In the order in which they were asked for.
     pub grants: Vec<InMotion>,
 }
@@ -190,10 +192,10 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn units_in_motion(&self, sale_no: i32) -> Result<Motion, LedgerError> {
-        type Row = (bool, Option<i16>, Option<i64>, Option<String>);
+        type Row = (bool, bool, Option<i16>, Option<i64>, Option<String>);
         let rows: Vec<Row> = sqlx::query_as(
             "-- grants.in_motion
-             SELECT s.state = 'ended', g.lane, g.grant_no, g.kind::text
+             SELECT s.state = 'ended', s.state <> 'ended' AND s.recalled > 0, g.lane, g.grant_no, g.kind::text
              FROM sale s LEFT JOIN lane_grant g
                  ON g.sale_no = s.sale_no AND g.kind IN ('units', 'end', 'take', 'retake')
              WHERE s.sale_no = $1 ORDER BY g.grant_id",
@@ -202,7 +204,8 @@ impl Ledger {
         .fetch_all(&self.pool)
         .await?;
         let ended = rows.first().is_none_or(|(ended, ..)| *ended);
-        let read = |(_, lane, grant_no, kind): Row| {
+        let recalled = rows.first().is_some_and(|(_, recalled, ..)| *recalled);
+        let read = |(_, _, lane, grant_no, kind): Row| {
             let (lane, kind) = lane.zip(kind)?;
             Some(InMotion {
                 lane: LaneNo::from_i16(lane),
@@ -212,6 +215,7 @@ impl Ledger {
         };
         Ok(Motion {
             ended,
+            recalled,
             grants: rows.into_iter().filter_map(read).collect(),
         })
     }

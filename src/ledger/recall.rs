@@ -4,7 +4,9 @@
 //! not needed is granted again, by the next call or, where the caller died, by [`Ledger::regrant_recalled`].
 
 use sqlx::PgConnection;
+use uuid::Uuid;
 
+use super::grants::{NewGrant, add_grants};
 use super::sale::{Locked, LockedRow, lock_sale, locked_columns};
 use super::sale_life::{grant, is_opened, set_recalled};
 use super::sale_row::sale_columns;
@@ -56,8 +58,7 @@ impl Ledger {
             tx.commit().await?;
             return Ok(TakeBack::Refused { held });
         }
-        ask_lanes(&mut tx, sale, needed).await?;
-        let asked = recalls(&mut tx, sale.no).await?;
+        let asked = ask_lanes(&mut tx, sale, needed, None).await?;
         tx.commit().await?;
         Ok(TakeBack::Asked(asked))
     }
@@ -107,7 +108,7 @@ pub(super) async fn recalls(tx: &mut PgConnection, sale_no: i32) -> Result<Vec<G
 }
 
 /// Units of the sale that are reserved or sold in the ledger.
-async fn held(tx: &mut PgConnection, sale_no: i32) -> Result<i64, LedgerError> {
+pub(super) async fn held(tx: &mut PgConnection, sale_no: i32) -> Result<i64, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- sale.held
          SELECT coalesce((SELECT sum(durable) FROM sale_bucket WHERE sale_no = $1), 0)::int8 - released - expired
@@ -119,12 +120,20 @@ async fn held(tx: &mut PgConnection, sale_no: i32) -> Result<i64, LedgerError> {
 }
 
 /// Asks for `needed` units in all, most from where most are; the fullest lane is asked for what none is known to have.
-async fn ask_lanes(tx: &mut PgConnection, sale: &Sale, needed: i64) -> Result<(), LedgerError> {
+/// `late`: the reservation whose late payment needs them.
+pub(super) async fn ask_lanes(
+    tx: &mut PgConnection,
+    sale: &Sale,
+    needed: i64,
+    late: Option<Uuid>,
+) -> Result<Vec<GrantTicket>, LedgerError> {
     let lanes: Vec<(i16, i64)> = sqlx::query_as(
-        "-- sale.fullest_lanes: a counter, and what is on the way to it
-         SELECT lane, coalesce((SELECT counter FROM sale_bucket b WHERE b.sale_no = s.sale_no AND b.lane = l.lane), 0)
-             + coalesce((SELECT sum(units) FROM lane_grant g WHERE g.sale_no = s.sale_no AND g.lane = l.lane
-                             AND kind IN ('units', 'end')), 0)::int8 AS units
+        "-- sale.fullest_lanes: a counter, and what is on the way to it, less what others have asked for
+         SELECT lane, greatest(0,
+             coalesce((SELECT counter FROM sale_bucket b WHERE b.sale_no = s.sale_no AND b.lane = l.lane), 0)
+             + coalesce((SELECT sum(CASE WHEN kind IN ('units', 'end') THEN units ELSE -units END) FROM lane_grant g
+                         WHERE g.sale_no = s.sale_no AND g.lane = l.lane
+                             AND kind IN ('units', 'end', 'take', 'retake')), 0)::int8) AS units
          FROM sale s, UNNEST(s.lanes) AS l(lane) WHERE sale_no = $1 ORDER BY units DESC, lane",
     )
     .bind(sale.no)
@@ -138,15 +147,27 @@ async fn ask_lanes(tx: &mut PgConnection, sale: &Sale, needed: i64) -> Result<()
     }
     asks[0] += rest;
     let takes = lanes.iter().zip(asks).filter(|(_, units)| *units > 0);
-    let takes = takes.map(|((lane, _), units)| {
-        let units = u32::try_from(units).expect("no more than an allocation, at most a million");
-        (LaneNo::from_i16(*lane), Grant::Take { units, target: None })
-    });
-    grant(tx, sale, takes).await
+    let takes: Vec<NewGrant> = takes
+        .map(|((lane, _), units)| {
+            let units = u32::try_from(units).expect("no more than an allocation, at most a million");
+            NewGrant {
+                lane: LaneNo::from_i16(*lane),
+                sale_no: sale.no,
+                grant: Grant::Take { units, target: None },
+                reservation_id: late,
+            }
+        })
+        .collect();
+    let ids = add_grants(tx, &takes).await?;
+    let ticket = |(grant_id, take): (i64, &NewGrant)| GrantTicket {
+        grant_id,
+        lane: take.lane,
+    };
+    Ok(ids.into_iter().zip(&takes).map(ticket).collect())
 }
 
 /// Grants what was taken back again, unless more is still coming. Returns the lane that gets it.
-async fn regrant(tx: &mut PgConnection, kept: &Locked) -> Result<Option<LaneNo>, LedgerError> {
+pub(super) async fn regrant(tx: &mut PgConnection, kept: &Locked) -> Result<Option<LaneNo>, LedgerError> {
     let sale = &kept.sale;
     if kept.recalled == 0 || !recalls(tx, sale.no).await?.is_empty() {
         return Ok(None);

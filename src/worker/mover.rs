@@ -182,7 +182,7 @@ impl<'a> Mover<'a> {
                     .grant_no
                     .is_some_and(|no| mark.is_some_and(|mark| no <= mark.grant_no))
         };
-        let steady = same && motion.grants.iter().all(arrived);
+        let steady = same && !motion.recalled && motion.grants.iter().all(arrived);
         Ok(Look {
             figures,
             marks: before,

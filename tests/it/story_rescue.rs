@@ -10,12 +10,12 @@ use crate::support::servers::shared;
 use crate::support::socket::{Heard, RESERVATIONS, line, put_on_sale, resell, reserve, with};
 
 /// A reservation that has expired.
-async fn expired(door: &Door, order: &str, sku: &str, extra: Value) -> String {
+pub(crate) async fn expired(door: &Door, order: &str, sku: &str, extra: Value) -> String {
     lapsed(door, &with(line(order, sku, json!({"ttlSeconds": 1})), extra)).await
 }
 
 /// The reservation that this makes, when it has expired.
-async fn lapsed(door: &Door, body: &Value) -> String {
+pub(crate) async fn lapsed(door: &Door, body: &Value) -> String {
     let made = reserve(door, &[("prefer", "wait=10")], body).await;
     assert_eq!(made.status, 201, "{}", made.text);
     let id = made.id();
@@ -27,7 +27,7 @@ async fn lapsed(door: &Door, body: &Value) -> String {
 }
 
 /// A durable reservation, as soon as there are units for it: those of an expiry take a moment to come back.
-async fn bought(door: &Door, body: &Value) -> Heard {
+pub(crate) async fn bought(door: &Door, body: &Value) -> Heard {
     until("units", async || {
         let made = reserve(door, &[("prefer", "wait=10")], body).await;
         (made.status == 201).then_some(made)
@@ -35,7 +35,7 @@ async fn bought(door: &Door, body: &Value) -> Heard {
     .await
 }
 
-async fn stock(door: &Door, sku: &str) -> (i64, i64, i64) {
+pub(crate) async fn stock(door: &Door, sku: &str) -> (i64, i64, i64) {
     sqlx::query_as("SELECT on_hand, reserved, sold FROM inventory_balance WHERE sku_id = $1")
         .bind(sku)
         .fetch_one(&door.pool)
@@ -179,7 +179,7 @@ async fn stock_up(door: &Door) {
 }
 
 /// A cart of these for one second, all at `wh1`.
-fn cart(order: &str, lines: &[(&str, i64)]) -> Value {
+pub(crate) fn cart(order: &str, lines: &[(&str, i64)]) -> Value {
     let lines: Vec<Value> = lines
         .iter()
         .map(|(sku, units)| json!({"skuId": sku, "locationId": "wh1", "quantity": units}))
@@ -187,17 +187,17 @@ fn cart(order: &str, lines: &[(&str, i64)]) -> Value {
     json!({"orderId": order, "lines": lines, "ttlSeconds": 1})
 }
 
-async fn commit_says(door: &Door, id: &str) -> (u16, Value, Value) {
+pub(crate) async fn commit_says(door: &Door, id: &str) -> (u16, Value, Value) {
     let told = door.commit(id).await;
     (told.status, told.body["status"].clone(), told.body["rescued"].clone())
 }
 
-fn rescued() -> (u16, Value, Value) {
+pub(crate) fn rescued() -> (u16, Value, Value) {
     (200, json!("COMMITTED"), json!(true))
 }
 
 /// A reservation that has ended and is told again.
-fn assert_replay(heard: &Heard, id: &str) {
+pub(crate) fn assert_replay(heard: &Heard, id: &str) {
     assert_eq!((heard.status, heard.replayed()), (200, true), "{}", heard.text);
     assert_eq!(
         (heard.id(), &heard.body()["status"]),

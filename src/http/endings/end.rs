@@ -21,7 +21,7 @@ use crate::http::problem::Problem;
 use crate::http::reserve::{CHANGE_LOOK, CHANGE_WITHIN, changing};
 use crate::http::standing::{Standing, find, not_durable_yet, parse_id, unknown};
 use crate::http::trace::{Operator, Traced};
-use crate::ledger::{EndAnswer, EndAsk, GrantTicket, LaneRescue, Scattered};
+use crate::ledger::{CallBack, EndAnswer, EndAsk, GrantTicket, LaneRescue, Scattered};
 use crate::metric;
 
 /// A payment id or a reason.
@@ -99,7 +99,7 @@ async fn try_end(
     let detail = detail.map(Text::into_string);
     let operation = if ending == Ending::Commit { "commit" } else { "release" };
     let fingerprint = Fingerprint::of(&[&id.to_string(), detail.as_deref().unwrap_or("")]);
-    let ask = EndAsk {
+    let mut ask = EndAsk {
         id,
         ending,
         detail,
@@ -107,6 +107,7 @@ async fn try_end(
         trace: caller.trace.0,
         operator: caller.operator.0,
         unless_in_cart: false,
+        from_newer_sales: false,
     };
     let started = Instant::now();
     let mut taking = Anew::Look;
@@ -133,19 +134,17 @@ async fn try_end(
                     taking = taken_anew(gateway, id, started).await?;
                     continue;
                 }
-                if reservation.status == Status::Expired && id.kind() == Some(Kind::Cart) {
-                    // Lanes may have taken some of its parts.
-                    let tickets = gateway.ledger.give_up_rescue(id).await?;
-                    restocked(gateway, &tickets).await;
-                }
-                let problem = refused(&reservation);
-                // Whoever commits has been paid.
-                return Err(match reservation.status {
-                    Status::Expired => problem.with("refundRequired", true),
-                    _ => problem,
-                });
+                return Err(not_sold(gateway, &reservation).await?);
             }
             EndAnswer::Refused(reservation) => return Err(refused(&reservation)),
+            EndAnswer::Short(reservation) => {
+                if !called_back(gateway, id, started).await? {
+                    return Err(not_sold(gateway, &reservation).await?);
+                }
+                ask.from_newer_sales = true;
+                // Such a sale may have been stopped meanwhile.
+                taking = Anew::Look;
+            }
             EndAnswer::Frozen => return Err(frozen()),
             EndAnswer::KeyReused => {
                 return Err(Problem::new(
@@ -201,6 +200,39 @@ async fn taken_anew(gateway: &Gateway, id: ReservationId, started: Instant) -> R
         gateway,
         "the reservation had expired; its units are asked for, and a repeat tells what came of it",
     ))
+}
+
+/// Has newer sales of its items give what a late payment needs; the commit is to be tried again. `false`: they can't.
+async fn called_back(gateway: &Gateway, id: ReservationId, started: Instant) -> Result<bool, Problem> {
+    let deadline = started + IN_FORCE_MAX;
+    let in_time = match gateway.ledger.call_back(id).await? {
+        CallBack::Refused => return Ok(false),
+        CallBack::Asked(tickets) => taken_back(gateway, &tickets, deadline).await?,
+        // Who was quicker may have taken them.
+        CallBack::Ready => Instant::now() < deadline,
+    };
+    if in_time {
+        return Ok(true);
+    }
+    Err(late(
+        gateway,
+        "the reservation had expired; its units are asked for from the sale that its item is on by now",
+    ))
+}
+
+/// The answer to a commit of what is not to be sold any more.
+async fn not_sold(gateway: &Gateway, reservation: &Reservation) -> Result<Problem, Problem> {
+    let problem = refused(reservation);
+    if reservation.status != Status::Expired {
+        return Ok(problem);
+    }
+    if reservation.id.kind() == Some(Kind::Cart) {
+        // Lanes may have taken some of its parts.
+        let tickets = gateway.ledger.give_up_rescue(reservation.id).await?;
+        restocked(gateway, &tickets).await;
+    }
+    // Whoever commits has been paid.
+    Ok(problem.with("refundRequired", true))
 }
 
 /// Whether the units of an ending are usable again, within a second.

@@ -125,6 +125,7 @@ pub(super) async fn give_back(gateway: &Gateway, asked: &Asked, id: ReservationI
         trace: asked.trace,
         operator: None,
         unless_in_cart: true,
+        from_newer_sales: false,
     };
     match gateway.calls.end.ask(ask).await {
         Ok(EndAnswer::Done { tickets, .. }) => {

@@ -7,7 +7,7 @@
 mod keys;
 mod record;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use uuid::Uuid;
 pub(super) use record::{Ended, record};
 
 use self::keys::EndingKeys;
+use super::newer_sale::NewerSales;
 use super::reservation::{Locked, lock};
 use super::take::rescue;
 use super::{Ledger, LedgerError};
@@ -42,6 +43,8 @@ pub struct EndAsk {
     pub operator: Option<String>,
     /// Refused where it is a part of a cart: of somebody who holds it to make one.
     pub unless_in_cart: bool,
+    /// Of a commit that comes late: newer sales of its items give it units. They were [called back](Ledger::call_back).
+    pub from_newer_sales: bool,
 }
 
 /// A grant that carries the units of an ending back to their lane.
@@ -71,6 +74,9 @@ pub enum EndAnswer {
     },
     /// Another ending came first, or the ledger had refused it.
     Refused(Reservation),
+    /// A commit of what has expired: its items are on newer sales by now, which have not given enough units. Call them
+    /// [back](Ledger::call_back), and ask again.
+    Short(Reservation),
     /// Its sale is frozen.
     Frozen,
     /// The key belongs to another request.
@@ -83,6 +89,7 @@ pub enum EndAnswer {
 enum Verdict {
     Done { replayed: bool },
     Refused,
+    Short,
     Frozen,
     KeyReused,
     Unknown,
@@ -108,14 +115,16 @@ impl Ledger {
 
     async fn end_once(&self, asks: &[EndAsk]) -> Result<Vec<EndAnswer>, LedgerError> {
         let mut tx = self.begin().await?;
+        let given: Vec<Uuid> = asks.iter().filter(|a| a.from_newer_sales).map(|a| a.id.0).collect();
+        let newer = NewerSales::lock(&mut tx, &given).await?;
         let mut rows = lock(&mut tx, asks.iter().map(|ask| ask.id)).await?;
         let mut keys = EndingKeys::take(&mut tx, asks).await?;
         let late = late(asks, &rows, &keys)?;
-        rescue(&mut tx, &mut rows, late).await?;
+        let short = rescue(&mut tx, &mut rows, late, newer).await?;
         let mut ended = Vec::new();
         let mut verdicts = Vec::with_capacity(asks.len());
         for ask in asks {
-            let verdict = decide(ask, &mut rows, &keys, &mut ended)?;
+            let verdict = decide(ask, &mut rows, &keys, &short, &mut ended)?;
             if matches!(verdict, Verdict::Done { .. }) {
                 keys.claim(ask);
             }
@@ -161,7 +170,13 @@ fn late<'a>(asks: &'a [EndAsk], rows: &Locked, keys: &EndingKeys) -> Result<Vec<
     Ok(late)
 }
 
-fn decide(ask: &EndAsk, rows: &mut Locked, keys: &EndingKeys, ended: &mut Vec<Ended>) -> Result<Verdict, LedgerError> {
+fn decide(
+    ask: &EndAsk,
+    rows: &mut Locked,
+    keys: &EndingKeys,
+    short: &HashSet<Uuid>,
+    ended: &mut Vec<Ended>,
+) -> Result<Verdict, LedgerError> {
     let owner = keys.owner(ask);
     if owner.is_some_and(|owner| !owner.made(ask)) {
         return Ok(Verdict::KeyReused);
@@ -187,6 +202,9 @@ fn decide(ask: &EndAsk, rows: &mut Locked, keys: &EndingKeys, ended: &mut Vec<En
             return Ok(Verdict::Done {
                 replayed: status != Status::Expired,
             });
+        }
+        Transition::Refused(_) if ask.ending == Ending::Commit && parts.iter().any(|part| short.contains(part)) => {
+            return Ok(Verdict::Short);
         }
         Transition::Refused(_) => return Ok(Verdict::Refused),
     };
@@ -274,6 +292,7 @@ fn answer(
             reservation,
         },
         Verdict::Refused => EndAnswer::Refused(reservation),
+        Verdict::Short => EndAnswer::Short(reservation),
         Verdict::Frozen => EndAnswer::Frozen,
         Verdict::KeyReused => EndAnswer::KeyReused,
         Verdict::Unknown => EndAnswer::Unknown,

@@ -135,6 +135,7 @@ impl Ledger {
                         trace: by.trace.unwrap_or(TraceId(*report.as_bytes())),
                         operator: Some(by.operator.clone().unwrap_or_else(|| super::AUTOMATIC.to_owned())),
                         unless_in_cart: false,
+                        from_newer_sales: false,
                     },
                 })
             });

@@ -181,13 +181,14 @@ impl Ledger {
             trace: by.trace.unwrap_or(TraceId(*Uuid::new_v4().as_bytes())),
             operator: by.operator.clone(),
             unless_in_cart: false,
+            from_newer_sales: false,
         };
         Ok(match self.end(&[ask]).await?.pop() {
             Some(EndAnswer::Done { tickets, .. }) => Repaired::Corrected {
                 event_id: None,
                 tickets,
             },
-            Some(EndAnswer::Refused(reservation)) => Repaired::Left(format!(
+            Some(EndAnswer::Refused(reservation) | EndAnswer::Short(reservation)) => Repaired::Left(format!(
                 "the reservation is {}: refund, or reserve anew, then close it",
                 reservation.status.as_str()
             )),

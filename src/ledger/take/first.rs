@@ -51,7 +51,7 @@ struct FirstRow {
     sku_id: Option<String>,
     location_id: Option<String>,
     available: Option<i64>,
-    on_sale: Option<bool>,
+    on_sale: Option<i32>,
 }
 
 impl FirstRow {
@@ -60,7 +60,7 @@ impl FirstRow {
             sku_id: self.sku_id?,
             location_id: self.location_id?,
             available: self.available?,
-            on_sale: self.on_sale?,
+            on_sale: self.on_sale,
         })
     }
 }
@@ -90,7 +90,7 @@ pub(super) async fn first(tx: &mut PgConnection, asks: &[TakeAsk], claims: &[Cla
              SELECT (SELECT count(*) FROM claimed) = cardinality($14) AND NOT EXISTS (
                  SELECT 1 FROM UNNEST($18::text[], $19::text[], $20::int8[]) AS want(sku_id, location_id, units)
                  LEFT JOIN stock USING (sku_id, location_id)
-                 WHERE stock.available IS NULL OR stock.on_sale OR stock.available < want.units
+                 WHERE stock.available IS NULL OR stock.on_sale IS NOT NULL OR stock.available < want.units
              ) AS all_of_it
          ), written AS (",
         insert_rows!(),

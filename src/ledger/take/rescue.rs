@@ -1,5 +1,5 @@
 //! Late payment: a reservation that had expired takes its units anew under its old id, where the ledger engine serves
-//! its items, all of them or none.
+//! its items, or newer sales that gave units for it, all of them or none.
 //!
 //! The row is locked, its keys are claimed again and its balances are locked, so it never gets what the order or
 //! somebody else holds by now. It is `RESERVED` again when this returns, and the commit that asked for it goes on.
@@ -17,6 +17,8 @@ use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::{Claimant, Keys};
 use crate::ledger::endings::EndAsk;
+use crate::ledger::newer_sale::NewerSales;
+use crate::ledger::once::By;
 use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::reservation::{Locked, ReservationRow};
 
@@ -24,13 +26,16 @@ use crate::ledger::reservation::{Locked, ReservationRow};
 pub(in crate::ledger) const LATE_PAYMENT: &str = "late_payment";
 
 /// Takes anew what these asks want to commit. Of a cart, parts may be held already: its lanes took them again for this.
+/// Returns a row of each reservation that lacks nothing but units of newer sales.
 pub(in crate::ledger) async fn rescue(
     tx: &mut PgConnection,
     rows: &mut Locked,
     late: Vec<&EndAsk>,
-) -> Result<(), LedgerError> {
+    mut newer: NewerSales,
+) -> Result<HashSet<Uuid>, LedgerError> {
+    let mut short = HashSet::new();
     if late.is_empty() {
-        return Ok(());
+        return Ok(short);
     }
     let mut seen = HashSet::new();
     let mut candidates = Vec::new();
@@ -47,13 +52,18 @@ pub(in crate::ledger) async fn rescue(
     let mut stocks = Stocks::lock(tx, items.iter()).await?;
     let (mut anew, mut movements) = (Vec::new(), Vec::new());
     for late in &candidates {
-        if !late.fits(rows, &keys, &stocks) {
+        let fit = late.fit(rows, &keys, &stocks, &newer);
+        if fit != Fit::All {
+            short.extend(late.expired.first().filter(|_| fit == Fit::Short));
             late.claimants().for_each(|claimant| keys.refuse(claimant));
             continue;
         }
         for ((part, item), claimant) in late.expired.iter().zip(&late.items).zip(&late.lines) {
             let row = rows.get(part);
-            stocks.take(item, row.quantity);
+            match stocks.sale_of(item) {
+                None => stocks.take(item, row.quantity),
+                Some(sale_no) => movements.push(newer.give(sale_no, row.quantity, &late.by())?),
+            }
             keys.give(claimant);
             movements.push(movement(row, late.ask)?);
             anew.push(row.reservation_id);
@@ -67,6 +77,7 @@ pub(in crate::ledger) async fn rescue(
         }
     }
     keys.settle(tx).await?;
+    newer.settle(tx).await?;
     let at = update(tx, &anew).await?;
     post(tx, &movements).await?;
     for part in anew {
@@ -74,7 +85,18 @@ pub(in crate::ledger) async fn rescue(
         row.set_status(Status::Reserved);
         row.rescued_at = at;
     }
-    Ok(())
+    Ok(short)
+}
+
+/// Whether a late payment can have what it needs, from worst to best.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Fit {
+    /// No.
+    None,
+    /// Where newer sales give more units.
+    Short,
+    /// Yes.
+    All,
 }
 
 /// A reservation that is paid for after it had expired.
@@ -112,15 +134,31 @@ impl<'a> Late<'a> {
         self.lines.iter().chain(&self.own)
     }
 
-    fn fits(&self, rows: &Locked, keys: &Keys, stocks: &Stocks) -> bool {
-        let free = |part: &Uuid, item: &Item| {
-            !rows.is_cold(part) && !stocks.is_on_sale(item) && stocks.available(item) >= rows.get(part).quantity
+    fn by(&self) -> By {
+        By {
+            operator: self.ask.operator.clone(),
+            trace: Some(self.ask.trace),
+        }
+    }
+
+    fn fit(&self, rows: &Locked, keys: &Keys, stocks: &Stocks, newer: &NewerSales) -> Fit {
+        if self.lines.iter().any(|claimant| keys.against(claimant).is_some()) {
+            return Fit::None;
+        }
+        let free = |(part, item): (&Uuid, &Item)| {
+            let row = rows.get(part);
+            match stocks.sale_of(item) {
+                _ if rows.is_cold(part) => Fit::None,
+                None if stocks.available(item) >= row.quantity => Fit::All,
+                None => Fit::None,
+                // Its own lane would have taken it again.
+                own if own == row.sale_no => Fit::None,
+                Some(sale_no) if newer.left(sale_no) >= row.quantity => Fit::All,
+                Some(_) => Fit::Short,
+            }
         };
-        self.expired
-            .iter()
-            .zip(&self.items)
-            .all(|(part, item)| free(part, item))
-            && self.lines.iter().all(|claimant| keys.against(claimant).is_none())
+        let fits = self.expired.iter().zip(&self.items).map(free);
+        fits.min().unwrap_or(Fit::All)
     }
 }
 

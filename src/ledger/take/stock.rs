@@ -13,12 +13,13 @@ pub(super) struct StockRow {
     pub(super) sku_id: String,
     pub(super) location_id: String,
     pub(super) available: i64,
-    pub(super) on_sale: bool,
+    pub(super) on_sale: Option<i32>,
 }
 
 struct Stock {
     available: i64,
-    on_sale: bool,
+    /// The sale that serves the item.
+    on_sale: Option<i32>,
 }
 
 /// What is free of each item, less what this batch has taken.
@@ -30,9 +31,9 @@ macro_rules! stocks {
         concat!(
             "SELECT b.sku_id, b.location_id,
                  b.on_hand - b.reserved - b.unavailable - b.escrowed - b.safety_stock AS available,
-                 coalesce((SELECT s.state IN ('scheduled', 'live', 'paused', 'frozen') FROM sale s
-                           WHERE s.sku_id = b.sku_id AND s.location_id = b.location_id
-                           ORDER BY s.sale_no DESC LIMIT 1), false) AS on_sale
+                 (SELECT CASE WHEN s.state IN ('scheduled', 'live', 'paused', 'frozen') THEN s.sale_no END FROM sale s
+                  WHERE s.sku_id = b.sku_id AND s.location_id = b.location_id
+                  ORDER BY s.sale_no DESC LIMIT 1) AS on_sale
              FROM inventory_balance b
              JOIN UNNEST(",
             $skus,
@@ -82,7 +83,12 @@ impl Stocks {
 
     /// Whether its sale is scheduled, live, paused or frozen.
     pub(super) fn is_on_sale(&self, item: &Item) -> bool {
-        self.0.get(item).is_some_and(|stock| stock.on_sale)
+        self.sale_of(item).is_some()
+    }
+
+    /// The number of its sale that is scheduled, live, paused or frozen.
+    pub(super) fn sale_of(&self, item: &Item) -> Option<i32> {
+        self.0.get(item).and_then(|stock| stock.on_sale)
     }
 
     /// Below 0 where safety stock is not there; an item that never had a balance has nothing.

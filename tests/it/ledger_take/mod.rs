@@ -85,6 +85,7 @@ async fn end(desk: &Desk, id: ReservationId, ending: Ending) -> EndAnswer {
         trace: TraceId([9; 16]),
         operator: None,
         unless_in_cart: false,
+        from_newer_sales: false,
     };
     let answer = desk.end(ask).await;
     desk.assert_books_balance().await;

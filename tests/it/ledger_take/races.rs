@@ -25,6 +25,7 @@ fn ask(id: ReservationId, ending: Ending) -> EndAsk {
         trace: TraceId([9; 16]),
         operator: None,
         unless_in_cart: false,
+        from_newer_sales: false,
     }
 }
 

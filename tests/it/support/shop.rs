@@ -182,6 +182,7 @@ pub(crate) fn commit(id: ReservationId, payment: &str) -> EndAsk {
         trace: TraceId([5; 16]),
         operator: None,
         unless_in_cart: false,
+        from_newer_sales: false,
     }
 }
 

@@ -192,6 +192,7 @@ impl Fair {
             trace: TraceId([6; 16]),
             operator: None,
             unless_in_cart: false,
+            from_newer_sales: false,
         };
         let answer = self.desk.end(ask).await;
         assert!(matches!(answer, EndAnswer::Done { .. }), "{answer:?}");
