@@ -293,3 +293,30 @@ async fn a_refusal_is_not_remembered() {
     whole.settled().await;
     whole.stop().await;
 }
+
+/// A gateway that could not read for too long what was reserved before the sale says so, instead of refusing by what it
+/// read then: the request could be a repeat of what came between.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_refused_by_old_news_of_what_came_before_the_sale() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 1, json!({})).await;
+    ask(&whole, "o1", "u1", None, json!({})).await;
+    let sold_out = async |order: &str| ask(&whole, order, order, None, json!({})).await.problem();
+    assert_eq!(sold_out("o2").await, (409, "INSUFFICIENT_STOCK".into()));
+    // No reading of them ends, and nothing else reads this table.
+    let mut hold = whole.pool.begin().await.expect("Postgres answers");
+    sqlx::query("LOCK TABLE inventory_reservation_cold IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *hold)
+        .await
+        .expect("the lock is free");
+    let told = until("the news to be too old", async || {
+        let told = sold_out("o2").await;
+        (told.0 != 409).then_some(told)
+    })
+    .await;
+    assert_eq!(told, (503, "LEDGER_UNAVAILABLE".into()));
+    hold.rollback().await.expect("the lock goes");
+    until("a read", async || (sold_out("o2").await.0 == 409).then_some(())).await;
+    whole.settled().await;
+    whole.stop().await;
+}

@@ -4,7 +4,8 @@
 //! No refusal costs a look into the ledger. While a sale is open nothing of its item is reserved elsewhere, so the keys
 //! from before are a set that only shrinks: each gateway reads it once a sale, 8 bytes a key, and asks the ledger for
 //! those alone that are in it. Only as a sale begins a transaction of the ledger engine may still be under way; for as
-//! long as one can take, the set is read again.
+//! long as one can take, the set is read again. Until then nobody is refused by a set that is older than two such reads
+//! are apart: where they fail, or nobody asked, who needs it waits for a read of his own, and is told where it fails too.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -21,6 +22,8 @@ use crate::ledger::Ledger;
 const SETTLED_AFTER: Duration = Duration::from_secs(30);
 /// How often the set is read until then.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How old the set may be until then, where it refuses anybody.
+const STALE_AFTER: Duration = Duration::from_secs(2);
 /// Reservations of one item, beyond which each refusal is looked up: 4 MB at two keys each.
 const ROWS_MAX: u32 = 250_000;
 /// Keys of all sales, 32 MB; beyond, all are forgotten and read anew.
@@ -31,7 +34,7 @@ const KEYS_MAX: usize = 4_000_000;
 pub(in crate::http) struct Earlier {
     ledger: Ledger,
     kept: Arc<RwLock<HashMap<i32, Kept>>>,
-    /// Sales whose first read is under way, or was in vain.
+    /// Sales of which a read is under way, or was in vain.
     reading: Arc<Mutex<HashMap<i32, Arc<Reading>>>>,
 }
 
@@ -73,8 +76,17 @@ impl Keys {
 }
 
 impl Kept {
+    /// What it lacked when it was read can't have come since.
+    fn is_settled(&self) -> bool {
+        self.read_at.duration_since(self.first_at) >= SETTLED_AFTER
+    }
+
     fn is_due(&self) -> bool {
-        self.read_at.duration_since(self.first_at) < SETTLED_AFTER && self.tried_at.elapsed() >= AGAIN_AFTER
+        !self.is_settled() && self.tried_at.elapsed() >= AGAIN_AFTER
+    }
+
+    fn is_stale(&self) -> bool {
+        !self.is_settled() && self.read_at.elapsed() >= STALE_AFTER
     }
 }
 
@@ -90,18 +102,21 @@ impl Earlier {
     /// Whether one of these keys may belong to a reservation from before the sale.
     ///
     /// # Errors
-    /// `LEDGER_UNAVAILABLE` where that was never read and can't be: the request could be a repeat.
+    /// `LEDGER_UNAVAILABLE` where that was never read, or not for too long, and can't be: the request could be a repeat.
     pub(super) async fn may_have(&self, sale: &Sale, keys: [KeyHash; 2]) -> Result<bool, Problem> {
         let known = match self.known(sale) {
-            Some(kept) => {
+            Some(kept) if !kept.is_stale() => {
                 if kept.is_due() && self.is_mine(sale) {
                     let (earlier, sale) = (self.clone(), sale.clone());
-                    // In vain, it is read again later; nobody waits for it.
-                    tokio::spawn(async move { earlier.read(&sale).await.ok() });
+                    // In vain, it is told to whoever needs it when it is too old.
+                    tokio::spawn(async move {
+                        let done = |kept: &Kept| kept.read_at.elapsed() < AGAIN_AFTER;
+                        earlier.read_once(&sale, done).await.ok()
+                    });
                 }
                 kept.keys
             }
-            None => self.first(sale).await?,
+            _ => self.read_once(sale, |kept| !kept.is_stale()).await?,
         };
         Ok(keys.into_iter().any(|key| known.have(key)))
     }
@@ -111,7 +126,7 @@ impl Earlier {
         if self.known(sale).is_none() {
             let (earlier, sale) = (self.clone(), Arc::clone(sale));
             // Whoever needs it asks again.
-            tokio::spawn(async move { earlier.first(&sale).await.ok() });
+            tokio::spawn(async move { earlier.read_once(&sale, |_| true).await.ok() });
         }
     }
 
@@ -127,10 +142,11 @@ impl Earlier {
         due.map(|kept| kept.tried_at = Instant::now()).is_some()
     }
 
-    async fn first(&self, sale: &Sale) -> Result<Arc<Keys>, Problem> {
+    /// The set as it is kept, where that will do; else as it is read, once for all who wait.
+    async fn read_once(&self, sale: &Sale, will_do: impl Fn(&Kept) -> bool) -> Result<Arc<Keys>, Problem> {
         let reading = Arc::clone(self.reading().entry(sale.no).or_default());
         let mut in_vain = reading.lock().await;
-        if let Some(kept) = self.known(sale) {
+        if let Some(kept) = self.known(sale).filter(will_do) {
             return Ok(kept.keys);
         }
         // Whoever waited for a read that failed need not wait for another.
