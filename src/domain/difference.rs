@@ -27,6 +27,8 @@ pub enum Kind {
     Transfer,
     /// More came back of a reservation than it sold.
     Returns,
+    /// What could still come back after a return is not what was sold less what had come back.
+    Returnable,
     /// An order holds an item twice.
     OrderTwice,
     /// An adjustment's event is missing, or tells something else.
@@ -95,6 +97,7 @@ impl Kind {
             Kind::Promises => "promises",
             Kind::Transfer => "transfer",
             Kind::Returns => "returns",
+            Kind::Returnable => "returnable",
             Kind::OrderTwice => "order_twice",
             Kind::AdjustmentEvent => "adjustment_event",
             Kind::ReturnEvent => "return_event",

@@ -1,5 +1,5 @@
 //! Movements against what they claim to be: an event moves what its kind moves, units that leave one place for another
-//! arrive there, and nothing comes back that was not sold.
+//! arrive there, nothing comes back that was not sold, and what may still come back is what is left.
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -42,6 +42,9 @@ pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<()
     let returns = returns(tx).await?;
     let says = "units that came back of a reservation, at most those that it sold";
     audit.take(figures(Kind::Returns, says, returns));
+    let returnable = returnable(tx).await?;
+    let says = "units that could still come back after a return, as it was answered";
+    audit.take(figures(Kind::Returnable, says, returnable));
     let twice = twice(tx).await?;
     audit.take(figures(
         Kind::OrderTwice,
@@ -145,6 +148,37 @@ async fn returns(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
          FROM inventory_event WHERE reservation_id IS NOT NULL
          GROUP BY reservation_id HAVING sum(returned_delta) > sum(sold_delta)
          ORDER BY reservation_id LIMIT $1",
+    )
+    .bind(rows_max())
+    .fetch_all(tx)
+    .await?)
+}
+
+async fn returnable(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+    Ok(sqlx::query_as(
+        "-- audit.returnable: what was sold, less what had come back by then. Returns of one reservation follow one
+         -- another, and their events tell in which order
+         WITH sold AS (
+             SELECT coalesce(cart_id, reservation_id) AS reservation_id, sum(quantity) AS units
+             FROM (SELECT cart_id, reservation_id, quantity, status FROM inventory_reservation
+                   UNION ALL
+                   SELECT cart_id, reservation_id, quantity, status FROM inventory_reservation_cold) r
+             WHERE status = 'COMMITTED' AND coalesce(cart_id, reservation_id) IN (SELECT reservation_id FROM inventory_return)
+             GROUP BY 1
+         ), back AS (
+             SELECT return_id, min(sku_id) AS sku_id, min(location_id) AS location_id, sum(quantity) AS units,
+                 max(event_id) AS event_id
+             FROM inventory_return_line GROUP BY return_id
+         ), told AS (
+             SELECT return_id, reservation_id, sku_id, location_id, returnable,
+                 sum(units) OVER (PARTITION BY reservation_id ORDER BY event_id) AS returned
+             FROM inventory_return JOIN back USING (return_id)
+         )
+         SELECT sku_id, location_id, reservation_id, 'return ' || return_id AS of,
+             (coalesce(units, 0) - returned)::int8 AS expected, returnable AS found
+         FROM told LEFT JOIN sold USING (reservation_id)
+         WHERE returnable <> coalesce(units, 0) - returned
+         ORDER BY reservation_id, return_id LIMIT $1",
     )
     .bind(rows_max())
     .fetch_all(tx)

@@ -3,9 +3,10 @@
 //! The list, in the order of [`plant`]: a balance changed without an event; an event gone; an event that moves what its
 //! kind does not; an adjustment that was answered otherwise than it happened; a transfer that never arrived; more
 //! returned than sold; a correction that never was; promises that are not covered; a reservation whose status is not what
-//! its events say; an order that holds an item twice; an idempotency key gone; units set aside for nobody; a return whose
-//! event tells other units; a return that nobody remembers; a transfer that was answered otherwise than it happened; one
-//! that nobody remembers; a copy for the pages that is not the balance; and one of nothing.
+//! its events say; an order that holds an item twice; an idempotency key gone; units set aside for nobody; a return
+//! whose answer tells that more may come back; one whose event tells other units; one that nobody remembers; a transfer
+//! that was answered otherwise than it happened; one that nobody remembers; a copy for the pages that is not the balance;
+//! and one of nothing.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +26,7 @@ use crate::support::door::until;
 use crate::support::ledger::{place, sku};
 
 /// What is planted: the kind it must be found as, the item that names it, and how.
-const PLANTED: [(Kind, &str, &str); 18] = [
+const PLANTED: [(Kind, &str, &str); 19] = [
     (
         Kind::BalanceSum,
         "changed",
@@ -89,6 +90,11 @@ const PLANTED: [(Kind, &str, &str); 18] = [
         Kind::Escrow,
         "nobody",
         "UPDATE inventory_balance SET escrowed = escrowed + 1 WHERE sku_id = 'nobody'",
+    ),
+    (
+        Kind::Returnable,
+        "hot",
+        "UPDATE inventory_return SET returnable = returnable + 1",
     ),
     (
         Kind::ReturnEvent,
