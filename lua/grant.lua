@@ -108,6 +108,15 @@ DO[6] = function(sale, message) -- take
   return taken
 end
 
+DO[10] = function(sale, message) -- take whole
+  local units = struct.unpack('>I4', message, 5)
+  if sale.free < units then
+    return 0
+  end
+  sale.free = sale.free - units
+  return units
+end
+
 DO[7] = function(sale, message) -- retake
   local explicit, units, place, key, line, fingerprint, sum = struct.unpack('>I1I3c12c16c16c8c4', message, 5)
   local buyer = text_at(message, 65)

@@ -52,6 +52,8 @@ pub enum Grant {
         /// Where they go next; none: back to the sale.
         target: Option<LaneNo>,
     },
+    /// Takes back exactly this many units to the sale, or none where fewer are free; the outcome says how many.
+    TakeWhole(u32),
     /// Takes units anew for an ended reservation, under its old id; the outcome is 1 or, where too few are free, 0.
     Retake {
         /// The reservation's place.
@@ -92,7 +94,7 @@ impl Grant {
             Grant::Open(_) => "open",
             Grant::Settings(_) => "settings",
             Grant::Drop => "drop",
-            Grant::Take { .. } => "take",
+            Grant::Take { .. } | Grant::TakeWhole(_) => "take",
             Grant::Retake { .. } => "retake",
             Grant::Correct(_) => "correct",
             Grant::Record { .. } => "record",
@@ -104,7 +106,7 @@ impl Grant {
     pub fn pack(&self) -> Vec<u8> {
         let mut out = vec![0, 0, 0, self.kind_byte()];
         match self {
-            Grant::Units(units) => put_uint(&mut out, (*units).into(), 4),
+            Grant::Units(units) | Grant::TakeWhole(units) => put_uint(&mut out, (*units).into(), 4),
             Grant::End {
                 place,
                 quantity,
@@ -226,6 +228,7 @@ impl Grant {
                 let new = r.take(r.0.len())?.to_vec();
                 Grant::Record { buyer, old, new }
             }
+            10 => Grant::TakeWhole(r.uint32(4)?),
             _ => return Err(Malformed),
         };
         if r.is_empty() { Ok(grant) } else { Err(Malformed) }
@@ -242,6 +245,7 @@ impl Grant {
             Grant::Retake { .. } => 7,
             Grant::Correct(_) => 8,
             Grant::Record { .. } => 9,
+            Grant::TakeWhole(_) => 10,
         }
     }
 }
@@ -253,7 +257,7 @@ pub struct Delivered {
     pub sale: usize,
     /// What was delivered.
     pub grant: Grant,
-    /// `Take`: units taken. `End`: 1, or 0 where the record lacked the entry. `Retake`, `Record`: 1 or 0. Others: 1.
+    /// `Take`, `TakeWhole`: units taken. `End`: 1, or 0 where the record lacked the entry. `Retake`, `Record`: 1 or 0. Others: 1.
     pub outcome: u32,
 }
 
@@ -264,7 +268,7 @@ impl Delivered {
         match &self.grant {
             Grant::Units(units) => (*units).into(),
             Grant::End { quantity, .. } => (*quantity).into(),
-            Grant::Take { .. } => -i64::from(self.outcome),
+            Grant::Take { .. } | Grant::TakeWhole(_) => -i64::from(self.outcome),
             Grant::Retake { quantity, .. } => -i64::from(*quantity) * i64::from(self.outcome),
             Grant::Open(_) | Grant::Settings(_) | Grant::Drop | Grant::Correct(_) | Grant::Record { .. } => 0,
         }
@@ -351,6 +355,7 @@ mod tests {
                 target: Some(LaneNo(3)),
             },
             Grant::Take { units: 9, target: None },
+            Grant::TakeWhole(9),
             Grant::Retake {
                 place,
                 quantity: 1,

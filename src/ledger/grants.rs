@@ -284,7 +284,7 @@ pub(super) async fn add_grants(tx: &mut PgConnection, grants: &[NewGrant]) -> Re
 
 pub(super) fn units(grant: &Grant) -> i64 {
     match grant {
-        Grant::Units(units) | Grant::Take { units, .. } => (*units).into(),
+        Grant::Units(units) | Grant::Take { units, .. } | Grant::TakeWhole(units) => (*units).into(),
         Grant::End { quantity, .. } | Grant::Retake { quantity, .. } => (*quantity).into(),
         Grant::Correct(delta) => (*delta).into(),
         Grant::Open(_) | Grant::Settings(_) | Grant::Drop | Grant::Record { .. } => 0,

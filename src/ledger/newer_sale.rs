@@ -93,7 +93,12 @@ impl NewerSales {
             return Err(LedgerError::Broken(format!("sale {sale_no} can't give {units} units")));
         }
         *self.given.entry(sale_no).or_default() += units;
-        Ok(escrow_movement(&self.sales[&sale_no].sale, -units, "escrow_returned", by))
+        Ok(escrow_movement(
+            &self.sales[&sale_no].sale,
+            -units,
+            "escrow_returned",
+            by,
+        ))
     }
 
     /// Writes what the sales have given. What they have left is for whoever asked for it too.

@@ -146,6 +146,7 @@ pub(super) async fn ask_lanes(
         rest -= rest.min(*units);
     }
     asks[0] += rest;
+    let alone = lanes.len() == 1;
     let takes = lanes.iter().zip(asks).filter(|(_, units)| *units > 0);
     let takes: Vec<NewGrant> = takes
         .map(|((lane, _), units)| {
@@ -153,7 +154,11 @@ pub(super) async fn ask_lanes(
             NewGrant {
                 lane: LaneNo::from_i16(*lane),
                 sale_no: sale.no,
-                grant: Grant::Take { units, target: None },
+                // Too few would help nobody, and a lane alone is believed when it says that it has none.
+                grant: match late {
+                    Some(_) if alone => Grant::TakeWhole(units),
+                    _ => Grant::Take { units, target: None },
+                },
                 reservation_id: late,
             }
         })

@@ -50,6 +50,9 @@ async fn units_and_corrections_move_the_counter() {
         (Grant::Take { units: 3, target: None }, 0, -5),
         (Grant::Units(9), 1, 4),
         (Grant::Take { units: 3, target: None }, 3, 1),
+        (Grant::TakeWhole(2), 0, 1),
+        (Grant::Units(2), 1, 3),
+        (Grant::TakeWhole(2), 2, 1),
         (
             Grant::Take {
                 units: u32::MAX,

@@ -70,6 +70,11 @@ impl SaleModel {
                 self.free -= taken;
                 return u32::try_from(taken).expect("no more than was asked");
             }
+            Grant::TakeWhole(units) if i64::from(*units) <= self.free => {
+                self.free -= i64::from(*units);
+                return *units;
+            }
+            Grant::TakeWhole(_) => return 0,
             Grant::End {
                 place,
                 quantity,

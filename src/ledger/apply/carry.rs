@@ -179,7 +179,7 @@ async fn hold_recalled_sales(tx: &mut PgConnection, work: &Work<'_>) -> Result<(
         let Body::Grant { delivered, .. } = &part.entry.body else {
             continue;
         };
-        let recalls = |grant: &Grant| matches!(grant, Grant::Take { target: None, .. });
+        let recalls = |grant: &Grant| matches!(grant, Grant::Take { target: None, .. } | Grant::TakeWhole(_));
         let recalled = delivered.iter().filter(|delivered| recalls(&delivered.grant));
         sales.extend(recalled.map(|delivered| part.entry.touched[delivered.sale].sale_no));
     }

@@ -203,7 +203,9 @@ impl Stock {
             Grant::Open(settings) | Grant::Settings(settings) => {
                 bucket.undurable_max = bucket.undurable_max.max(settings.undurable_max.into());
             }
-            Grant::Take { .. } | Grant::Retake { .. } => bucket.granted = bucket.granted.saturating_add(row.units),
+            Grant::Take { .. } | Grant::TakeWhole(_) | Grant::Retake { .. } => {
+                bucket.granted = bucket.granted.saturating_add(row.units);
+            }
             _ => {}
         }
         Ok(())

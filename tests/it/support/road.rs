@@ -79,6 +79,11 @@ impl Road {
                 *free -= taken;
                 return u32::try_from(taken).expect("not negative");
             }
+            Grant::TakeWhole(units) if *free < i64::from(*units) => return 0,
+            Grant::TakeWhole(units) => {
+                *free -= i64::from(*units);
+                return *units;
+            }
             Grant::Retake { quantity, .. } if *free < i64::from(*quantity) => return 0,
             Grant::Retake { quantity, .. } => *free -= i64::from(*quantity),
             Grant::Correct(delta) => *free += i64::from(*delta),
