@@ -525,9 +525,14 @@ impl Book {
                 continue;
             }
             let Some(sale) = &stock.sale else { continue };
-            let sells = matches!(sale.state, State::Live | State::Paused) && Some(sale.no) == line.sale;
-            if !sells || line.units > stock.is.escrowed {
+            // A newer sale of the item gives units as well, from wherever they lie.
+            let is_newer = Some(sale.no) != line.sale;
+            let gives = matches!(sale.state, State::Live | State::Paused) || is_newer && sale.state == State::Scheduled;
+            if !gives || line.units > stock.is.escrowed {
                 return Some(false);
+            }
+            if is_newer {
+                continue;
             }
             if let (Some(limit), Some(user)) = (sale.limit, &late.request.user)
                 && self.held_by(user, sale.no) + line.units > limit
@@ -547,9 +552,14 @@ impl Book {
                 (line.item, line.units, line.sale)
             };
             let stock = &mut self.items[item];
+            let off_sale = stock.is_off_sale();
             stock.is.reserved += units;
-            if stock.sale.as_ref().is_some_and(|sale| Some(sale.no) == from) {
+            if let Some(sale) = stock.sale.as_mut().filter(|_| !off_sale) {
                 stock.is.escrowed -= units;
+                // It leaves a newer sale.
+                if Some(sale.no) != from {
+                    sale.allocation -= units;
+                }
             }
         }
         self.end(at, Status::Committed);
