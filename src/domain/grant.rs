@@ -113,11 +113,8 @@ impl Grant {
                 status,
                 buyer,
             } => {
-                out.push(if *status == Status::Rejected {
-                    0
-                } else {
-                    LEAVES_TOMBSTONE
-                });
+                let leaves_none = *status == Status::Rejected;
+                out.push(if leaves_none { 0 } else { LEAVES_TOMBSTONE });
                 put_uint(&mut out, (*quantity).into(), 3);
                 out.extend_from_slice(&place.pack());
                 out.push(status_byte(*status));
@@ -191,10 +188,8 @@ impl Grant {
             6 => {
                 let units = r.uint32(4)?;
                 let lane = u16::from_be_bytes(r.array()?);
-                Grant::Take {
-                    units,
-                    target: (lane != NO_LANE).then_some(LaneNo(lane)),
-                }
+                let target = (lane != NO_LANE).then_some(LaneNo(lane));
+                Grant::Take { units, target }
             }
             7 => {
                 let explicit = r.byte()? != 0;

@@ -203,14 +203,12 @@ impl Ledger {
         .bind(sale_no)
         .fetch_all(&self.pool)
         .await?;
-        let ended = rows.first().is_none_or(|(ended, ..)| *ended);
-        let recalled = rows.first().is_some_and(|(_, recalled, ..)| *recalled);
+        let (ended, recalled) = rows.first().map_or((true, false), |row| (row.0, row.1));
         let read = |(_, _, lane, grant_no, kind): Row| {
-            let (lane, kind) = lane.zip(kind)?;
             Some(InMotion {
-                lane: LaneNo::from_i16(lane),
+                lane: LaneNo::from_i16(lane?),
                 grant_no,
-                kind,
+                kind: kind?,
             })
         };
         Ok(Motion {

@@ -251,10 +251,7 @@ impl<'a> Judge<'_, 'a> {
                 }
             }
             Grant::TakeWhole(_) => {
-                let units = book.take(delivered.outcome.into());
-                if units > 0 {
-                    *self.out.recalled.entry(sale_no).or_default() += units;
-                }
+                *self.out.recalled.entry(sale_no).or_default() += book.take(delivered.outcome.into());
             }
             Grant::Retake { place, buyer, .. } if delivered.outcome == 1 => {
                 self.retake(sale_no, *place, delivered, buyer)?
