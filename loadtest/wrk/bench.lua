@@ -4,9 +4,10 @@
 --   sold-out  a new buyer each, but for one in a hundred, who repeats an order that got its unit
 --   spread    durable, over many items that follow each other
 --   read      the item's page
+--   ending    an ending of a reservation that there is, each once
 -- Then the run's tag (8 characters), the item (of spread: "b"), and for sold-out the holders' tag and their number, for
--- spread the first item's number and how many they are. Order and user ids have 26 characters: letter, tag, thread, 16
--- digits.
+-- spread the first item's number and how many they are, for ending "commit" or "release" and a file of ids. Order and
+-- user ids have 26 characters: letter, tag, thread, 16 digits.
 local threads = 0
 
 function setup(thread)
@@ -21,9 +22,15 @@ end
 
 function init(args)
   kind, run, sku, holders, holding = args[1], args[2], args[3], args[4], tonumber(args[5] or 0)
-  first, many = tonumber(args[4]), holding
+  first, many, action = tonumber(args[4]), holding, args[4]
   n = 0
   head = { ["Content-Type"] = "application/json", ["Prefer"] = kind == "accepted" and "respond-async" or "wait=30" }
+  if kind == "ending" then
+    ids = {}
+    for id in io.lines(args[5]) do
+      ids[#ids + 1] = id
+    end
+  end
   if kind == "read" then
     page = wrk.format("GET", "/api/inventory?skuId=" .. sku .. "&locationId=wh1")
   end
@@ -34,6 +41,9 @@ function request()
     return page
   end
   n = n + 1
+  if ids then
+    return wrk.format("POST", "/api/inventory/reservations/" .. ids[math.min(n, #ids)] .. "/" .. action, head, "{}")
+  end
   if kind == "sold-out" and n % 100 == 0 then
     return wrk.format("POST", "/api/inventory/reservations", head, body_of(holders, 0, math.random(0, holding - 1)))
   end

@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::figures::{Checks, Round};
-use crate::rival::{Mode, Servers};
+use crate::rival::{Mode, Rival, Servers};
 use crate::settings::{CALLERS, CONNECTIONS};
 use crate::tag;
 use crate::wrk::{Kind, Loop, Outcome, run};
@@ -131,14 +131,28 @@ pub(crate) async fn round(
         }
     }
     // Last, next to ours: it is what most of ours is compared with.
-    let no_op = once(servers, Mode::NoOp, Kind::Accepted, CONNECTIONS, seconds).await?;
-    checks.hold(no_op.refused == 0.0, || format!("no-op refused {}", no_op.refused));
-    round.put_loop("no-op", &no_op);
+    let rival = servers.rival(Mode::NoOp).await?;
+    round.put_loop("no-op", &no_op(&rival, seconds, checks).await?);
+    rival.stop().await?;
     if !quick {
         let pages = once(servers, Mode::NoOp, Kind::Read, CONNECTIONS, seconds).await?;
         round.put_loop("no-op-read", &pages);
     }
     Ok(())
+}
+
+/// Measures the handler that does nothing.
+///
+/// # Errors
+/// It does not run.
+pub(crate) async fn no_op(rival: &Rival, seconds: u32, checks: &mut Checks) -> Result<Outcome, Failure> {
+    let outcome = run(
+        &rival.target,
+        loop_of(Kind::Accepted, &tag::next(), CONNECTIONS, seconds),
+    )
+    .await?;
+    checks.hold(outcome.refused == 0.0, || format!("no-op refused {}", outcome.refused));
+    Ok(outcome)
 }
 
 fn loop_of<'a>(kind: Kind<'a>, tag: &'a str, connections: u32, seconds: u32) -> Loop<'a> {

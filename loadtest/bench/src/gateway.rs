@@ -7,7 +7,7 @@ use crate::load::{self, Pace, Plan, Report, as_f64, report};
 use crate::ours::{Ours, Sale, UNITS};
 use crate::settings::{CALLERS, CONNECTIONS};
 use crate::tag;
-use crate::wrk::{Kind, Loop, run};
+use crate::wrk::{Kind, Loop, Outcome, run};
 
 /// Units of the sale that is sold out, each bought by another.
 const FEW: u64 = 1_000;
@@ -18,6 +18,9 @@ pub(crate) const DURABLE: Option<&str> = Some("wait=30");
 pub(crate) struct Stage<'a> {
     pub(crate) ours: &'a Ours,
     pub(crate) seconds: u32,
+    /// Whether reservations may be shed: where others use the machine, callers can be more than it bears, and what is
+    /// shed is no answer then.
+    pub(crate) may_shed: bool,
     pub(crate) round: &'a mut Round,
     pub(crate) checks: &'a mut Checks,
 }
@@ -28,7 +31,11 @@ impl Stage<'_> {
     /// # Errors
     /// The gateway does not serve.
     pub(crate) async fn run(&mut self, quick: bool) -> Result<(), Failure> {
-        self.accepted().await?;
+        let sale = self.accepted().await?;
+        self.read(&sale).await?;
+        if !quick {
+            self.endings(&sale).await?;
+        }
         let callers = if quick { &CALLERS[..1] } else { &CALLERS[..] };
         for count in callers {
             self.durable(*count).await?;
@@ -55,8 +62,11 @@ impl Stage<'_> {
     }
 
     /// One hot SKU, every request granted, the writer running, from an empty queue; and what a reservation takes in
-    /// Redis, on the disk and in the log, once all are durable.
-    async fn accepted(&mut self) -> Result<(), Failure> {
+    /// Redis, on the disk and in the log, once all are durable. Returns the sale, with all of them still open.
+    ///
+    /// # Errors
+    /// The gateway does not serve.
+    pub(crate) async fn accepted(&mut self) -> Result<Sale, Failure> {
         let sale = self.ours.sale(UNITS).await?;
         let (bytes, disk) = (
             self.ours.redis.live_bytes().await?,
@@ -66,7 +76,8 @@ impl Stage<'_> {
             &self.ours.target(),
             self.closed(Kind::Accepted, &sale.name, CONNECTIONS, self.seconds * 2),
         )
-        .await?;
+        .await?
+        .of_granted();
         self.round.put_loop("accepted", &outcome);
         let drained = self.ours.drained(&sale).await?;
         self.round.put("accepted.drain_s", drained.as_secs_f64());
@@ -74,9 +85,7 @@ impl Stage<'_> {
             .check_rows(&sale.name, outcome.answers, f64::from(CONNECTIONS))
             .await?;
         self.check_sale(&sale, rows).await?;
-        self.checks.hold(outcome.refused == 0.0, || {
-            format!("accepted: {} were refused", outcome.refused)
-        });
+        self.check_granted("accepted", &outcome);
         let after = disk::read(&self.ours.database).await?;
         let each = |after: f64, before: f64| (after - before) / rows.max(1.0);
         self.round
@@ -87,7 +96,14 @@ impl Stage<'_> {
                 .put(format!("disk.{part}_bytes"), each(after.parts[at], disk.parts[at]));
         }
         self.round.put("wal.bytes", each(after.wal, disk.wal));
-        // What pages cost is measured beside the item that was just sold a lot.
+        Ok(sale)
+    }
+
+    /// What pages cost, of the item that was just sold a lot.
+    ///
+    /// # Errors
+    /// The gateway does not serve.
+    pub(crate) async fn read(&mut self, sale: &Sale) -> Result<(), Failure> {
         let read = run(
             &self.ours.target(),
             self.closed(Kind::Read, &sale.name, CONNECTIONS, self.seconds),
@@ -100,16 +116,18 @@ impl Stage<'_> {
     }
 
     /// Answers after Postgres' commit, through the sale.
-    async fn durable(&mut self, callers: u32) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// The gateway does not serve.
+    pub(crate) async fn durable(&mut self, callers: u32) -> Result<(), Failure> {
         let sale = self.ours.sale(UNITS).await?;
         let outcome = run(
             &self.ours.target(),
             self.closed(Kind::Durable, &sale.name, callers, self.seconds),
         )
-        .await?;
-        self.checks.hold(outcome.refused == 0.0, || {
-            format!("durable: {} were refused", outcome.refused)
-        });
+        .await?
+        .of_granted();
+        self.check_granted("durable", &outcome);
         self.round.put_loop(&format!("durable.{callers}"), &outcome);
         self.ours.drained(&sale).await?;
         let rows = self.check_rows(&sale.name, outcome.answers, f64::from(callers)).await?;
@@ -123,17 +141,19 @@ impl Stage<'_> {
             &self.ours.target(),
             self.closed(Kind::Durable, &sku, callers, self.seconds),
         )
-        .await?;
-        self.checks.hold(outcome.refused == 0.0, || {
-            format!("engine: {} were refused", outcome.refused)
-        });
+        .await?
+        .of_granted();
+        self.check_granted("engine", &outcome);
         self.round.put_loop(&format!("engine.{callers}"), &outcome);
         self.check_rows(&sku, outcome.answers, f64::from(callers)).await?;
         Ok(())
     }
 
     /// Nothing is left: refusals, and replays for some of those who got something.
-    async fn sold_out(&mut self) -> Result<(), Failure> {
+    ///
+    /// # Errors
+    /// The gateway does not serve.
+    pub(crate) async fn sold_out(&mut self) -> Result<(), Failure> {
         let units = i64::try_from(FEW)?;
         let sale = self.ours.sale(units).await?;
         let holders = tag::next();
@@ -199,6 +219,12 @@ impl Stage<'_> {
         pace: Pace,
     ) -> Result<Report, Failure> {
         report(load::start(self.plan(sku, tag, connections, prefer, pace))).await
+    }
+
+    fn check_granted(&mut self, what: &str, outcome: &Outcome) {
+        self.checks.hold(self.may_shed || outcome.refused == 0.0, || {
+            format!("{what}: {} were refused", outcome.refused)
+        });
     }
 
     /// There is a row for each answer, at most `unanswered` more, and no user has two units. Returns the rows.

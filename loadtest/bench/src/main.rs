@@ -11,6 +11,7 @@
 mod contenders;
 mod cpu;
 mod disk;
+mod endings;
 mod figures;
 mod gateway;
 mod histogram;
@@ -146,6 +147,7 @@ async fn bench(
         let mut stage = Stage {
             ours: &ours,
             seconds,
+            may_shed: false,
             round: &mut round,
             checks,
         };
@@ -171,6 +173,7 @@ async fn sweep(flashgate: &Path, seconds: u32, results: &mut Results) -> Result<
     let mut stage = Stage {
         ours: &ours,
         seconds,
+        may_shed: false,
         round: &mut round,
         checks: &mut results.checks,
     };

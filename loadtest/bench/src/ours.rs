@@ -78,6 +78,8 @@ pub(crate) struct Sale {
 pub(crate) struct Progress {
     pub(crate) accepted: i64,
     pub(crate) durable: i64,
+    pub(crate) committed: i64,
+    pub(crate) released: i64,
     pub(crate) expired: i64,
     pub(crate) rejected: i64,
     pub(crate) drift: i64,
@@ -244,6 +246,8 @@ impl Ours {
         Ok(Progress {
             accepted: figure(&shown["counts"]["accepted"])?,
             durable: figure(&shown["counts"]["durable"])?,
+            committed: figure(&shown["counts"]["committed"])?,
+            released: figure(&shown["counts"]["released"])?,
             expired: figure(&shown["counts"]["expired"])?,
             rejected: figure(&shown["counts"]["rejected"])?,
             drift: figure(&shown["drift"])?,

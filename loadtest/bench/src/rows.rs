@@ -77,7 +77,7 @@ const fn lower(least: f64, aim: f64) -> Option<Target> {
 }
 
 /// The table of `make bench`.
-pub(crate) const BENCH: [Row; 24] = [
+pub(crate) const BENCH: [Row; 26] = [
     Row {
         what: "accepted/s, one hot SKU, from an empty queue ÷ no-op handler",
         target: higher(0.50, 0.70),
@@ -179,6 +179,18 @@ pub(crate) const BENCH: [Row; 24] = [
         target: None,
         unit: "×",
         of: |round| round.ratio("read.rate", "no-op-read.rate"),
+    },
+    Row {
+        what: "commits/s of durable reservations ÷ no-op handler",
+        target: None,
+        unit: "×",
+        of: |round| round.ratio("commit.rate", "no-op.rate"),
+    },
+    Row {
+        what: "releases/s, the units back on sale ÷ no-op handler",
+        target: None,
+        unit: "×",
+        of: |round| round.ratio("release.rate", "no-op.rate"),
     },
     Row {
         what: "Redis CPU per accepted reservation at full load",

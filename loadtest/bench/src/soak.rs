@@ -92,6 +92,7 @@ impl<'a> Soak<'a> {
         Stage {
             ours: self.ours,
             seconds: RATE_SECONDS,
+            may_shed: false,
             round: self.round,
             checks: self.checks,
         }

@@ -1,6 +1,7 @@
 //! Closed loops: `wrk` with so many connections, each sending as soon as it has its answer, and what that costs in CPU.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Stdio;
 
 use tokio::process::Command;
@@ -33,6 +34,13 @@ pub(crate) enum Kind<'a> {
     },
     /// Pages.
     Read,
+    /// Endings of reservations that there are, each once.
+    Ending {
+        /// Which one, as it stands in the path.
+        action: &'a str,
+        /// A file with their ids, line by line.
+        ids: &'a Path,
+    },
 }
 
 /// Whom it is sent to.
@@ -69,6 +77,16 @@ pub(crate) struct Outcome {
 }
 
 impl Outcome {
+    /// The same without refusals: as if only what was granted were an answer.
+    pub(crate) fn of_granted(self) -> Outcome {
+        let granted = self.answers - self.refused;
+        Outcome {
+            answers: granted,
+            rate: self.rate * granted / self.answers.max(1.0),
+            ..self
+        }
+    }
+
     /// µs of CPU an answer.
     pub(crate) fn each_us(&self, seconds: f64) -> f64 {
         seconds / self.answers.max(1.0) * 1e6
@@ -92,11 +110,13 @@ pub(crate) async fn run(target: &Target, what: Loop<'_>) -> Result<Outcome, Fail
         Kind::SoldOut { .. } => "sold-out",
         Kind::Spread { .. } => "spread",
         Kind::Read => "read",
+        Kind::Ending { .. } => "ending",
     };
     command.args([name, what.tag, what.sku]);
     match what.kind {
         Kind::SoldOut { holders, count } => command.args([holders, &count.to_string()]),
         Kind::Spread { first, count } => command.args([first.to_string(), count.to_string()]),
+        Kind::Ending { action, ids } => command.arg(action).arg(ids),
         Kind::Accepted | Kind::Durable | Kind::Read => &mut command,
     };
     command.stdin(Stdio::null()).kill_on_drop(true);
