@@ -1,7 +1,7 @@
 # What one does with this repository; `make` alone lists it.
 # ARGS goes to the program that a target runs: make run ARGS="--listen 127.0.0.1:9000"
 .DEFAULT_GOAL := help
-.PHONY: help run test check load drill bench soak servers
+.PHONY: help run test check load drill bench guard soak servers
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -28,6 +28,9 @@ drill: servers ## Break everything in turn, under load, for MINUTES (60), and ju
 
 bench: servers ## Measure beside other ways to do it: ROUNDS=5 SECONDS=5, ARGS=--quick
 	scripts/bench.sh $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
+
+guard: servers ## Fail where the gateway lost more than a third beside a handler that does nothing
+	scripts/bench.sh --guard $(ARGS)
 
 soak: servers ## Measure what shows after an hour: load near capacity, a large catalogue, recovery
 	scripts/bench.sh --soak $(ARGS)

@@ -1,9 +1,10 @@
 #!/bin/sh
 # Measures the gateway beside what one would use instead (loadtest/baselines), each in turn over private servers, and
 # proves every measurement by the ledger; loadtest/README.md says what the figures mean. Installs wrk where it is
-# missing. Arguments go to the program: --rounds, --seconds, --quick …
+# missing. Arguments go to the program: --rounds, --seconds, --quick … With --guard all is built with the profile of that
+# name, whose build is shorter.
 #
-#     scripts/bench.sh [ARGS]         NO_BUILD=1: with the release builds that are there
+#     scripts/bench.sh [ARGS]         NO_BUILD=1: with the builds that are there
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,5 +19,9 @@ if ! command -v wrk >/dev/null 2>&1; then
         brew install --quiet wrk
     fi
 fi
-[ -n "${NO_BUILD:-}" ] || cargo build --release --quiet -p flashgate -p baselines -p bench
-exec "${CARGO_TARGET_DIR:-target}/release/bench" "$@"
+profile=release
+for arg; do
+    [ "$arg" != --guard ] || profile=guard
+done
+[ -n "${NO_BUILD:-}" ] || cargo build --profile "$profile" --quiet -p flashgate -p baselines -p bench
+exec "${CARGO_TARGET_DIR:-target}/$profile/bench" "$@"

@@ -4,7 +4,8 @@
 //! All contenders take turns (A B C A B C …), each round on new directories and servers of the same kind and settings,
 //! so that what a busy machine does to one it does to all. A figure is the median of its rounds, a ratio the median of
 //! the rounds' ratios. Each measurement ends by proving itself: a row for each answer, no more sold than there was, no
-//! user beyond the limit, and `flashgate verify` over the whole.
+//! user beyond the limit, and `flashgate verify` over the whole. `make guard` is a short run that is compared with figures
+//! that are kept.
 
 #![warn(missing_docs, unreachable_pub)]
 
@@ -14,6 +15,7 @@ mod disk;
 mod endings;
 mod figures;
 mod gateway;
+mod guard;
 mod histogram;
 mod http;
 mod load;
@@ -21,6 +23,7 @@ mod machine;
 mod open;
 mod ours;
 mod plot;
+mod ratios;
 mod redis;
 mod results;
 mod rival;
@@ -105,6 +108,10 @@ async fn run(settings: &Settings) -> Result<bool, Failure> {
         sweep: Vec::new(),
         checks: Checks::default(),
     };
+    if settings.guard {
+        servers.stop().await;
+        return guard::guard(settings, &flashgate, &baselines, &mut results).await;
+    }
     if settings.soak {
         servers.stop().await;
         let mut round = Round::default();

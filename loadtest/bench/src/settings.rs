@@ -6,18 +6,27 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, clap::Parser)]
 #[command(name = "bench")]
 pub(crate) struct Settings {
-    /// How often all contenders take their turn; 5, or 2 where it is quick
+    /// How often all contenders take their turn; 5, or 2 where it is quick, or 3 for the guard
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=50))]
     rounds: Option<u32>,
 
     /// How long most of them are measured each time, those that need a full queue twice as long; 5, or 2 where it is
-    /// quick
+    /// quick, or 3 for the guard
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=60))]
     seconds: Option<u32>,
 
     /// A short run of the contenders that matter most, which prints ratios alone and saves nothing
     #[arg(long)]
     pub(crate) quick: bool,
+
+    /// A short run whose ratios to the no-op handler are compared with `loadtest/guard.json`: fails where one is less
+    /// than two thirds of what it was
+    #[arg(long, conflicts_with_all = ["quick", "soak"])]
+    pub(crate) guard: bool,
+
+    /// Writes that file, from 7 rounds
+    #[arg(long, requires = "guard")]
+    pub(crate) save: bool,
 
     /// What shows only after a while or at size, instead: an hour
     #[arg(long, conflicts_with_all = ["quick", "rounds", "seconds"])]
@@ -38,11 +47,20 @@ pub(crate) struct Settings {
 
 impl Settings {
     pub(crate) fn rounds(&self) -> u32 {
-        self.rounds.unwrap_or(if self.quick { 2 } else { 5 })
+        self.rounds.unwrap_or(match (self.quick, self.guard, self.save) {
+            (true, ..) => 2,
+            (_, true, false) => 3,
+            (_, true, true) => 7,
+            _ => 5,
+        })
     }
 
     pub(crate) fn seconds(&self) -> u32 {
-        self.seconds.unwrap_or(if self.quick { 2 } else { 5 })
+        self.seconds.unwrap_or(match (self.quick, self.guard) {
+            (true, _) => 2,
+            (_, true) => 3,
+            _ => 5,
+        })
     }
 }
 
