@@ -220,7 +220,10 @@ mod tests {
         let (may_pass, may_end) = (Arc::clone(&pass), Arc::clone(&end));
         let opened = Arc::new(Semaphore::new(0));
         let opens = Arc::clone(&opened);
-        let open = move || std::future::ready(opens.add_permits(1));
+        let open = move || {
+            opens.add_permits(1);
+            std::future::ready(())
+        };
         let call = move |asks: Arc<[u32]>, mut turn: Turn, ()| {
             let (may_pass, may_end) = (Arc::clone(&may_pass), Arc::clone(&may_end));
             seen.send(asks[0]).expect("the test listens");
