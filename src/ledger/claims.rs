@@ -186,11 +186,6 @@ impl Claiming {
         Columns::of(&self.firsts)
     }
 
-    /// No two of the claimants want the same.
-    pub(super) fn all_differ(&self) -> bool {
-        self.keys.contended.is_empty()
-    }
-
     /// Finds who has what was not `inserted`.
     pub(super) async fn look(mut self, tx: &mut PgConnection, mut inserted: usize) -> Result<Keys, LedgerError> {
         for _ in 0..ROUNDS_MAX {

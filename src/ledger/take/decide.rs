@@ -21,12 +21,6 @@ pub(super) enum Fate {
     Refused(TakeAnswer),
 }
 
-/// How long a request holds what it gets, where that depends on nothing but itself.
-pub(super) fn hold_ms(ask: &TakeAsk) -> Option<i64> {
-    let hold_ms = ask.ttl_ms.unwrap_or(HOLD_MS);
-    (ask.parts.is_empty() && !ask.lines.is_empty() && hold_ms <= HOLD_MAX_MS).then_some(hold_ms)
-}
-
 /// `joined`: parts that a request before it in this batch has taken into its cart.
 pub(super) fn decide(
     ask: &TakeAsk,

@@ -8,20 +8,18 @@
 //! may be made of reservations that lanes hold already.
 
 mod decide;
-mod first;
 mod rescue;
 mod stock;
 mod store;
 
-use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub(super) use rescue::{LATE_PAYMENT, rescue};
 
 use self::decide::{Fate, decide};
-use self::first::{First, first};
-use super::claims::Claimant;
+use self::stock::Stocks;
+use super::claims::{Claimant, Keys};
 use super::post::{Movement, Posted, post};
 use super::reservation::{Locked, lock};
 use super::retry::retried;
@@ -160,13 +158,11 @@ impl Ledger {
             false => Locked::default(),
         };
         let claims = asks.iter().map(Claims::of).collect::<Vec<_>>();
-        let First {
-            mut keys,
-            mut stocks,
-            written,
-        } = match basis {
-            Basis::Glance => first(&mut tx, asks, &claims).await?,
-            Basis::Lock => First::locked(&mut tx, asks, &claims).await?,
+        let all: Vec<Claimant> = claims.iter().flat_map(Claims::all).copied().collect();
+        let items = asks.iter().flat_map(|ask| &ask.lines).map(|line| &line.item);
+        let (mut keys, mut stocks) = match basis {
+            Basis::Glance => Stocks::glance(&mut tx, &all, items).await?,
+            Basis::Lock => (Keys::claim(&mut tx, &all).await?, Stocks::lock(&mut tx, items).await?),
         };
         let mut fates = Vec::with_capacity(asks.len());
         let mut claimed_parts = std::collections::HashSet::new();
@@ -179,7 +175,7 @@ impl Ledger {
             fates.push(fate);
         }
         keys.settle(&mut tx).await?;
-        let (answers, movements) = write(&mut tx, asks, &claims, fates, &parts, written).await?;
+        let (answers, movements) = write(&mut tx, asks, &claims, fates, &parts).await?;
         turn.pass();
         if was_enough(post(&mut tx, &movements).await, basis)? {
             tx.commit().await?;
@@ -258,14 +254,13 @@ fn part_id(cart: ReservationId, n: usize) -> Uuid {
     Uuid::from_u128((4 << 125) | (body ^ n))
 }
 
-/// Writes the rows, unless they are `written`. The movements are still to be posted.
+/// Writes the rows. The movements are still to be posted.
 async fn write(
     tx: &mut PgConnection,
     asks: &[TakeAsk],
     claims: &[Claims],
     fates: Vec<Fate>,
     parts: &Locked,
-    written: Option<DateTime<Utc>>,
 ) -> Result<(Vec<TakeAnswer>, Vec<Movement>), LedgerError> {
     let mut taken = Vec::new();
     let mut rows = Vec::new();
@@ -276,11 +271,7 @@ async fn write(
             taken.push(takes);
         }
     }
-    let now = match written {
-        None => store::insert(tx, &rows).await?,
-        Some(now) if taken.len() == asks.len() => now,
-        Some(_) => return Err(LedgerError::Broken("what was refused has a row".into())),
-    };
+    let now = store::insert(tx, &rows).await?;
     let mut joins = Vec::new();
     taken.iter().for_each(|takes| takes.joins(parts, now, &mut joins));
     store::join(tx, &joins).await?;

@@ -6,14 +6,36 @@ use sqlx::PgConnection;
 
 use crate::domain::id::Item;
 use crate::ledger::LedgerError;
+use crate::ledger::claims::{Claimant, Claiming, Keys, claim_keys};
 use crate::ledger::sale_row::read_item;
 
 #[derive(sqlx::FromRow)]
-pub(super) struct StockRow {
-    pub(super) sku_id: String,
-    pub(super) location_id: String,
-    pub(super) available: i64,
-    pub(super) on_sale: Option<i32>,
+struct StockRow {
+    sku_id: String,
+    location_id: String,
+    available: i64,
+    on_sale: Option<i32>,
+}
+
+/// A balance that was glanced at, if there is one, and how many keys were new: in each row the same.
+#[derive(sqlx::FromRow)]
+struct GlanceRow {
+    claimed: i64,
+    sku_id: Option<String>,
+    location_id: Option<String>,
+    available: Option<i64>,
+    on_sale: Option<i32>,
+}
+
+impl GlanceRow {
+    fn stock(self) -> Option<StockRow> {
+        Some(StockRow {
+            sku_id: self.sku_id?,
+            location_id: self.location_id?,
+            available: self.available?,
+            on_sale: self.on_sale,
+        })
+    }
 }
 
 struct Stock {
@@ -43,9 +65,42 @@ macro_rules! stocks {
         )
     };
 }
-pub(super) use stocks;
 
 impl Stocks {
+    /// Claims the keys of all claimants, of whom there must be one, and looks at the balances of these items, which may
+    /// change before they are taken from.
+    pub(super) async fn glance<'a>(
+        tx: &mut PgConnection,
+        claimants: &[Claimant],
+        items: impl Iterator<Item = &'a Item>,
+    ) -> Result<(Keys, Self), LedgerError> {
+        let items: BTreeSet<&Item> = items.collect();
+        let claiming = Claiming::of(claimants);
+        let keys = claiming.columns();
+        let rows: Vec<GlanceRow> = sqlx::query_as(concat!(
+            "-- take.claim: one round trip for both
+             WITH claimed AS (",
+            claim_keys!("$1", "$2", "$3", "$4"),
+            " RETURNING 1), stock AS (",
+            stocks!("$5", "$6"),
+            ")
+             SELECT (SELECT count(*) FROM claimed) AS claimed, sku_id, location_id, available, on_sale
+             FROM (SELECT) AS once LEFT JOIN stock ON true",
+        ))
+        .bind(keys.hashes)
+        .bind(keys.subjects)
+        .bind(keys.fingerprints)
+        .bind(keys.derived)
+        .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
+        .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
+        .fetch_all(&mut *tx)
+        .await?;
+        let claimed = rows.first().map_or(0, |row| row.claimed);
+        let claimed = usize::try_from(claimed).expect("no more rows than claims");
+        let stocks = Self::of(rows.into_iter().filter_map(GlanceRow::stock))?;
+        Ok((claiming.look(tx, claimed).await?, stocks))
+    }
+
     /// Locks the balances of these items.
     pub(super) async fn lock<'a>(
         tx: &mut PgConnection,
@@ -69,7 +124,7 @@ impl Stocks {
         Self::of(rows)
     }
 
-    pub(super) fn of(rows: impl IntoIterator<Item = StockRow>) -> Result<Self, LedgerError> {
+    fn of(rows: impl IntoIterator<Item = StockRow>) -> Result<Self, LedgerError> {
         let stock = |row: StockRow| {
             let item = read_item(&row.sku_id, &row.location_id)?;
             let (available, on_sale) = (row.available, row.on_sale);

@@ -22,11 +22,11 @@ pub(super) struct Taken<'a> {
 
 /// A line to be written.
 pub(super) struct Row<'a> {
-    pub(super) ask: &'a TakeAsk,
-    pub(super) line: &'a Line,
-    pub(super) claimant: &'a Claimant,
-    pub(super) parts: Option<i16>,
-    pub(super) hold_ms: i64,
+    ask: &'a TakeAsk,
+    line: &'a Line,
+    claimant: &'a Claimant,
+    parts: Option<i16>,
+    hold_ms: i64,
 }
 
 /// A lane's reservation that becomes a part.
@@ -107,7 +107,7 @@ impl<'a> Taken<'a> {
 }
 
 impl Row<'_> {
-    pub(super) fn cart(&self) -> Option<Uuid> {
+    fn cart(&self) -> Option<Uuid> {
         self.parts.map(|_| self.ask.id.0)
     }
 
@@ -131,19 +131,19 @@ impl Row<'_> {
     }
 }
 
-/// The instant of what a transaction writes: of its reservations and of the stalls that are in their deadlines.
-macro_rules! clock {
-    () => {
-        "clock AS MATERIALIZED (
+/// Writes the rows. Returns the time of what this transaction writes: read when everything is locked.
+pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<DateTime<Utc>, LedgerError> {
+    if rows.is_empty() {
+        let now = "-- take.now\nSELECT date_trunc('milliseconds', clock_timestamp())";
+        return Ok(sqlx::query_scalar(now).fetch_one(tx).await?);
+    }
+    let now = sqlx::query_scalar(
+        "-- take.rows
+         WITH clock AS MATERIALIZED (
              SELECT date_trunc('milliseconds', clock_timestamp()) AS now,
                  coalesce((SELECT max(stall_no) FROM stall), 0) AS stall_no
-         )"
-    };
-}
-/// Inserts the rows of `$1` to `$13` at the instant of `clock!`: [`bind_rows!`] binds them.
-macro_rules! insert_rows {
-    () => {
-        "INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity,
+         ), written AS (
+             INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity,
                  status, key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no, expires_at,
                  created_at, updated_at)
              SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity, 'RESERVED', key_hash,
@@ -152,51 +152,32 @@ macro_rules! insert_rows {
              FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::uuid[],
                          $8::int8[], $9::bool[], $10::uuid[], $11::uuid[], $12::int2[], $13::int8[])
                   AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, key_hash, fingerprint,
-                       explicit_key, trace_id, cart_id, cart_parts, hold_ms), clock"
-    };
-}
-/// Binds what `insert_rows!` takes.
-macro_rules! bind_rows {
-    ($query:expr, $rows:expr) => {{
-        let rows: &[$crate::ledger::take::store::Row<'_>] = $rows;
-        $query
-            .bind(rows.iter().map(|row| row.claimant.id).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.ask.order.as_str()).collect::<Vec<_>>())
-            .bind(column(rows, &None, |row| {
-                row.ask.user.as_ref().map(|user| user.as_str())
-            }))
-            .bind(rows.iter().map(|row| row.line.item.sku.as_str()).collect::<Vec<_>>())
-            .bind(
-                rows.iter()
-                    .map(|row| row.line.item.location.as_str())
-                    .collect::<Vec<_>>(),
-            )
-            .bind(rows.iter().map(|row| row.line.quantity).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.claimant.key.to_uuid()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.claimant.fingerprint).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.claimant.explicit).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.ask.trace.to_uuid()).collect::<Vec<_>>())
-            .bind(column(rows, &None, |row| row.cart()))
-            .bind(column(rows, &None, |row| row.parts))
-            .bind(rows.iter().map(|row| row.hold_ms).collect::<Vec<_>>())
-    }};
-}
-pub(super) use {bind_rows, clock, insert_rows};
-
-/// Writes the rows. Returns the time of what this transaction writes: read when everything is locked.
-pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<DateTime<Utc>, LedgerError> {
-    if rows.is_empty() {
-        let now = "-- take.now\nSELECT date_trunc('milliseconds', clock_timestamp())";
-        return Ok(sqlx::query_scalar(now).fetch_one(tx).await?);
-    }
-    let insert = concat!(
-        "-- take.rows\nWITH ",
-        clock!(),
-        ", written AS (",
-        insert_rows!(),
-        ") SELECT now FROM clock"
-    );
-    Ok(bind_rows!(sqlx::query_scalar(insert), rows).fetch_one(tx).await?)
+                       explicit_key, trace_id, cart_id, cart_parts, hold_ms), clock
+         )
+         SELECT now FROM clock",
+    )
+    .bind(rows.iter().map(|row| row.claimant.id).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.ask.order.as_str()).collect::<Vec<_>>())
+    .bind(column(rows, &None, |row| {
+        row.ask.user.as_ref().map(|user| user.as_str())
+    }))
+    .bind(rows.iter().map(|row| row.line.item.sku.as_str()).collect::<Vec<_>>())
+    .bind(
+        rows.iter()
+            .map(|row| row.line.item.location.as_str())
+            .collect::<Vec<_>>(),
+    )
+    .bind(rows.iter().map(|row| row.line.quantity).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.claimant.key.to_uuid()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.claimant.fingerprint).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.claimant.explicit).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.ask.trace.to_uuid()).collect::<Vec<_>>())
+    .bind(column(rows, &None, Row::cart))
+    .bind(column(rows, &None, |row| row.parts))
+    .bind(rows.iter().map(|row| row.hold_ms).collect::<Vec<_>>())
+    .fetch_one(tx)
+    .await?;
+    Ok(now)
 }
 
 pub(super) async fn join(tx: &mut PgConnection, joins: &[Join]) -> Result<(), LedgerError> {
