@@ -1,8 +1,8 @@
 //! Micro-batches for calls to the ledger: while one call is in flight the next gathers.
 //!
-//! No timer: an idle gateway calls at once, a busy one makes each transaction carry more. A call may pass its turn on
-//! before it ends, when all that is left is to wait: then the next batch begins meanwhile. One bad ask never hurts
-//! others: where Postgres refuses what is in a batch, the batch is halved until the bad ask stands alone.
+//! No timer: an idle gateway calls at once, a busy one makes each transaction carry more. One call at a time: two that
+//! overlap share what one could carry, and cost twice what each transaction costs. One bad ask never hurts others: where
+//! Postgres refuses what is in a batch, the batch is halved until the bad ask stands alone.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -11,19 +11,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 
 use super::code::Code;
 use super::problem::Problem;
-use crate::ledger::{LedgerError, Turn};
+use crate::ledger::LedgerError;
 use crate::metric;
 
 /// Most asks a call: a transaction of a few milliseconds, in which a hot row is updated once.
 pub const BATCH_MAX: usize = 256;
 /// Most asks that wait for the next call; beyond, they are shed.
 pub const WAITING_MAX: usize = 8_192;
-/// Most calls at once: one whose turn it is, and one that waits for the disk.
-const CALLS_MAX: usize = 2;
 /// Longest wait for an answer: by then Postgres is as good as away.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
@@ -55,36 +54,23 @@ where
     A: Clone + Send + Sync + 'static,
     R: Send + 'static,
 {
-    /// Batches calls to `call`, which answers every ask of the slice in order; one call at a time, on this runtime.
-    /// `name` labels its metrics.
+    /// Batches calls to `call`, which answers every ask of the slice in order, on this runtime. `name` labels its
+    /// metrics.
     pub fn start<F, Fut>(on: &Handle, name: &'static str, call: F) -> Self
     where
         F: Fn(Arc<[A]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
     {
-        Batcher::start_in_turns(
-            on,
-            name,
-            async || (),
-            move |asks, turn, ()| {
-                let answers = call(asks);
-                async move {
-                    let answers = answers.await;
-                    drop(turn);
-                    answers
-                }
-            },
-        )
+        Batcher::start_opened(on, name, async || (), move |asks, ()| call(asks))
     }
 
-    /// The same, but the next call begins as soon as the one before has passed its turn on. What it begins with is
-    /// `open`ed when somebody asks and the turn is still another's.
-    pub fn start_in_turns<P, O, Opening, F, Fut>(on: &Handle, name: &'static str, open: O, call: F) -> Self
+    /// The same; what a call begins with is `open`ed when somebody asks, while the one before goes on.
+    pub fn start_opened<P, O, Opening, F, Fut>(on: &Handle, name: &'static str, open: O, call: F) -> Self
     where
         P: Default + Send + 'static,
         O: Fn() -> Opening + Send + Sync + 'static,
         Opening: Future<Output = P> + Send + 'static,
-        F: Fn(Arc<[A]>, Turn, P) -> Fut + Send + Sync + 'static,
+        F: Fn(Arc<[A]>, P) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
     {
         let (asks, waiting) = mpsc::channel(WAITING_MAX);
@@ -116,7 +102,7 @@ where
     }
 }
 
-/// Calls until nobody can ask any more, then waits for the last calls.
+/// Calls until nobody can ask any more, then waits for the last call.
 async fn run<A, R, P, O, Opening, F, Fut>(
     name: &'static str,
     open: O,
@@ -128,46 +114,50 @@ async fn run<A, R, P, O, Opening, F, Fut>(
     P: Default + Send + 'static,
     O: Fn() -> Opening + Send + Sync + 'static,
     Opening: Future<Output = P> + Send + 'static,
-    F: Fn(Arc<[A]>, Turn, P) -> Fut + Send + Sync + 'static,
+    F: Fn(Arc<[A]>, P) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
 {
-    let turns = Arc::new(Semaphore::new(1));
-    let calls = Arc::new(Semaphore::new(CALLS_MAX));
+    let mut running: Option<JoinHandle<()>> = None;
     loop {
-        let free = Arc::clone(&calls).acquire_owned().await.expect("it is never closed");
         let mut batch: Vec<(A, Reply<R>)> = Vec::new();
         if waiting.recv_many(&mut batch, 1).await == 0 {
             break;
         }
-        let (turn, opened) = tokio::join!(Arc::clone(&turns).acquire_owned(), open());
-        let turn = turn.expect("it is never closed");
-        // Gathering comes last: whoever asked while we waited for our turn is in.
-        let more = waiting.len().min(BATCH_MAX - 1);
+        let before = async {
+            if let Some(running) = running.take() {
+                // A call that panicked has answered nobody, and says so by that.
+                running.await.ok();
+            }
+        };
+        let (opened, ()) = tokio::join!(open(), before);
+        // Gathering comes last: whoever asked meanwhile is in.
+        let more = waiting.len().min(BATCH_MAX - batch.len());
         waiting.recv_many(&mut batch, more).await;
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         metrics::histogram!(metric::ENDING_BATCH_SIZE, "call" => name).record(size);
         let call = Arc::clone(&call);
-        tokio::spawn(async move {
+        running = Some(tokio::spawn(async move {
             let started = Instant::now();
-            answer_all(&*call, batch, Turn::from(turn), opened).await;
+            answer_all(&*call, batch, opened).await;
             metrics::histogram!(metric::POSTGRES_CALL_SECONDS, "call" => name).record(started.elapsed());
-            drop(free);
-        });
+        }));
+    }
+    if let Some(running) = running {
+        running.await.ok();
     }
 }
 
-async fn answer_all<A, R, P, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>, turn: Turn, opened: P)
+async fn answer_all<A, R, P, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>, mut opened: P)
 where
     A: Clone,
     P: Default,
-    F: Fn(Arc<[A]>, Turn, P) -> Fut,
+    F: Fn(Arc<[A]>, P) -> Fut,
     Fut: Future<Output = Result<Vec<R>, LedgerError>>,
 {
-    let (mut turn, mut opened) = (turn, opened);
     let mut parts = VecDeque::from([batch]);
     while let Some(mut part) = parts.pop_front() {
         let asks: Arc<[A]> = part.iter().map(|(ask, _)| ask.clone()).collect();
-        match call(asks, std::mem::take(&mut turn), std::mem::take(&mut opened)).await {
+        match call(asks, std::mem::take(&mut opened)).await {
             Ok(answers) => {
                 for ((_, reply), answer) in part.into_iter().zip(answers) {
                     // Whoever has gone away does not want it any more.
@@ -193,6 +183,7 @@ mod tests {
     use super::*;
     use futures::future::join_all;
     use std::sync::Mutex;
+    use tokio::sync::Semaphore;
 
     #[tokio::test]
     async fn asks_gather_while_a_call_is_in_flight() {
@@ -214,48 +205,40 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_call_begins_when_the_turn_is_passed_on_and_not_before() {
+    async fn the_next_call_is_opened_but_not_made_while_one_goes_on() {
         let (seen, mut begun) = mpsc::unbounded_channel();
-        let (pass, end) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let (may_pass, may_end) = (Arc::clone(&pass), Arc::clone(&end));
-        let opened = Arc::new(Semaphore::new(0));
-        let opens = Arc::clone(&opened);
+        let (end, opened) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+        let (may_end, opens) = (Arc::clone(&end), Arc::clone(&opened));
         let open = move || {
             opens.add_permits(1);
             std::future::ready(())
         };
-        let call = move |asks: Arc<[u32]>, mut turn: Turn, ()| {
-            let (may_pass, may_end) = (Arc::clone(&may_pass), Arc::clone(&may_end));
-            seen.send(asks[0]).expect("the test listens");
+        let call = move |asks: Arc<[u32]>, ()| {
+            let may_end = Arc::clone(&may_end);
+            seen.send(asks.to_vec()).expect("the test listens");
             async move {
-                may_pass.acquire().await.expect("open").forget();
-                turn.pass();
                 may_end.acquire().await.expect("open").forget();
                 Ok(asks.to_vec())
             }
         };
-        let batcher = Batcher::start_in_turns(&Handle::current(), "test", open, call);
-        let answers = tokio::spawn(join_all((1..=3).map(|n| {
+        let batcher = Batcher::start_opened(&Handle::current(), "test", open, call);
+        let ask = |n| {
             let batcher = batcher.clone();
-            async move {
-                // One after the other, so that each is a call of its own.
-                tokio::time::sleep(Duration::from_millis(20 * u64::from(n))).await;
-                batcher.ask(n).await.expect("an answer")
-            }
-        })));
-        assert_eq!(begun.recv().await, Some(1));
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        assert!(begun.try_recv().is_err(), "it is the first one's turn");
-        assert_eq!(
-            opened.available_permits(),
-            2,
-            "what the second begins with is there by then"
-        );
-        pass.add_permits(1);
-        assert_eq!(begun.recv().await, Some(2), "with the third");
-        pass.add_permits(1);
-        end.add_permits(2);
-        assert_eq!(answers.await.expect("no panic"), [1, 2, 3]);
+            tokio::spawn(async move { batcher.ask(n).await.expect("an answer") })
+        };
+        let first = ask(1);
+        assert_eq!(begun.recv().await, Some(vec![1]));
+        let (second, third) = (ask(2), ask(3));
+        let both = opened.acquire_many(2).await;
+        both.expect("open").forget();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(begun.try_recv().is_err(), "the first call goes on");
+        end.add_permits(1);
+        assert_eq!(begun.recv().await, Some(vec![2, 3]));
+        end.add_permits(1);
+        for (asked, n) in [(first, 1), (second, 2), (third, 3)] {
+            assert_eq!(asked.await.expect("no panic"), n);
+        }
     }
 
     #[tokio::test]

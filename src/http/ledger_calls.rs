@@ -17,7 +17,7 @@ use crate::ledger::route::Route;
 use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
 use crate::thread::Thread;
 
-/// One for each kind of call but endings, and one for the [second](Batcher::start_in_turns) of a kind.
+/// One for each kind of call but endings, and one for what is [opened](Batcher::start_opened) ahead.
 const CONNECTIONS_MAX: u32 = 7;
 /// Commit and release, extend, and how far lanes are: whatever else wants a connection, they have theirs.
 const ENDING_CONNECTIONS_MAX: u32 = 3;
@@ -80,9 +80,9 @@ impl LedgerCalls {
                 let ledger = read.clone();
                 async move { reservations_of(&ledger, &ids).await }
             }),
-            take: Batcher::start_in_turns(on, "take", open, move |asks: Arc<[TakeAsk]>, turn, opened| {
+            take: Batcher::start_opened(on, "take", open, move |asks: Arc<[TakeAsk]>, opened| {
                 let ledger = take.clone();
-                async move { ledger.take_in_turn(&asks, turn, opened).await }
+                async move { ledger.take_opened(&asks, opened).await }
             }),
             fallback: Batcher::start(on, "fallback", move |asks: Arc<[FallbackAsk]>| {
                 let ledger = fallback.clone();

@@ -32,6 +32,7 @@ mod key_lookup;
 pub mod lane;
 mod newer_sale;
 pub mod once;
+mod opened;
 mod partition;
 pub mod places;
 pub mod post;
@@ -56,7 +57,6 @@ mod snapshot;
 mod stall;
 mod take;
 pub mod transfer;
-mod turn;
 pub mod undo;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -72,12 +72,12 @@ pub use expiry::ExpireRun;
 pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;
 pub use newer_sale::CallBack;
+pub use opened::Opened;
 pub use partition::Upkeep;
 pub use rescue::{LaneRescue, Scattered};
 pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
-pub use turn::{Opened, Turn};
 
 use read_model::ReadPools;
 

@@ -20,10 +20,10 @@ pub(super) use rescue::{LATE_PAYMENT, rescue};
 use self::decide::{Fate, decide};
 use self::stock::Stocks;
 use super::claims::{Claimant, Keys};
+use super::opened::Opened;
 use super::post::{Movement, Posted, post};
 use super::reservation::{Locked, lock};
 use super::retry::retried;
-use super::turn::{Opened, Turn};
 use super::{Ledger, LedgerError};
 use crate::domain::id::{Item, OrderId, UserId};
 use crate::domain::key::{Fingerprint, KeyHash};
@@ -98,7 +98,15 @@ impl Ledger {
     /// # Errors
     /// Postgres could not be asked, or refused what is in one of the asks: then nothing was taken.
     pub async fn take(&self, asks: &[TakeAsk]) -> Result<Vec<TakeAnswer>, LedgerError> {
-        self.take_in_turn(asks, Turn::default(), Opened::default()).await
+        self.take_opened(asks, Opened::default()).await
+    }
+
+    /// The same, in a transaction that was opened before.
+    ///
+    /// # Errors
+    /// As [`Ledger::take`].
+    pub async fn take_opened(&self, asks: &[TakeAsk], mut opened: Opened) -> Result<Vec<TakeAnswer>, LedgerError> {
+        retried!(self, self.take_once(asks, std::mem::take(&mut opened)))
     }
 
     /// Begins a transaction for a batch that is about to come. Where that fails, the batch begins one and tells why.
@@ -106,30 +114,11 @@ impl Ledger {
         Opened(self.begin().await.ok())
     }
 
-    /// The same, in a transaction that was opened before; passes the turn on when all that is left is to update the
-    /// balances and commit: whoever comes next writes its keys and rows meanwhile.
-    ///
-    /// # Errors
-    /// As [`Ledger::take`].
-    pub async fn take_in_turn(
-        &self,
-        asks: &[TakeAsk],
-        mut turn: Turn,
-        mut opened: Opened,
-    ) -> Result<Vec<TakeAnswer>, LedgerError> {
-        retried!(self, self.take_once(asks, &mut turn, std::mem::take(&mut opened)))
-    }
-
-    async fn take_once(
-        &self,
-        asks: &[TakeAsk],
-        turn: &mut Turn,
-        opened: Opened,
-    ) -> Result<Vec<TakeAnswer>, LedgerError> {
-        let answers = match self.take_by(Basis::Glance, asks, turn, opened).await? {
+    async fn take_once(&self, asks: &[TakeAsk], opened: Opened) -> Result<Vec<TakeAnswer>, LedgerError> {
+        let answers = match self.take_by(Basis::Glance, asks, opened).await? {
             Some(answers) => answers,
             None => {
-                let answers = self.take_by(Basis::Lock, asks, turn, Opened::default()).await?;
+                let answers = self.take_by(Basis::Lock, asks, Opened::default()).await?;
                 answers.ok_or_else(|| LedgerError::Broken("a locked balance has changed".into()))?
             }
         };
@@ -146,7 +135,6 @@ impl Ledger {
         &self,
         basis: Basis,
         asks: &[TakeAsk],
-        turn: &mut Turn,
         opened: Opened,
     ) -> Result<Option<Vec<TakeAnswer>>, LedgerError> {
         let mut tx = match opened.0 {
@@ -176,7 +164,6 @@ impl Ledger {
         }
         keys.settle(&mut tx).await?;
         let (answers, movements) = write(&mut tx, asks, &claims, fates, &parts).await?;
-        turn.pass();
         if was_enough(post(&mut tx, &movements).await, basis)? {
             tx.commit().await?;
             return Ok(Some(answers));
