@@ -78,15 +78,17 @@ impl Keys {
 impl Kept {
     /// What it lacked when it was read can't have come since.
     fn is_settled(&self) -> bool {
-        self.read_at.duration_since(self.first_at) >= SETTLED_AFTER
+        // Of too many, none is missing.
+        *self.keys == Keys::Any || self.read_at.duration_since(self.first_at) >= SETTLED_AFTER
     }
 
     fn is_due(&self) -> bool {
         !self.is_settled() && self.tried_at.elapsed() >= AGAIN_AFTER
     }
 
-    fn is_stale(&self) -> bool {
-        !self.is_settled() && self.read_at.elapsed() >= STALE_AFTER
+    /// For who came at that time: a read that began after it will do, however long it took.
+    fn is_stale(&self, came: Instant) -> bool {
+        !self.is_settled() && came.saturating_duration_since(self.read_at) >= STALE_AFTER
     }
 }
 
@@ -104,8 +106,9 @@ impl Earlier {
     /// # Errors
     /// `LEDGER_UNAVAILABLE` where that was never read, or not for too long, and can't be: the request could be a repeat.
     pub(super) async fn may_have(&self, sale: &Sale, keys: [KeyHash; 2]) -> Result<bool, Problem> {
+        let came = Instant::now();
         let known = match self.known(sale) {
-            Some(kept) if !kept.is_stale() => {
+            Some(kept) if !kept.is_stale(came) => {
                 if kept.is_due() && self.is_mine(sale) {
                     let (earlier, sale) = (self.clone(), sale.clone());
                     // In vain, it is told to whoever needs it when it is too old.
@@ -116,7 +119,7 @@ impl Earlier {
                 }
                 kept.keys
             }
-            _ => self.read_once(sale, |kept| !kept.is_stale()).await?,
+            _ => self.read_once(sale, |kept| !kept.is_stale(came)).await?,
         };
         Ok(keys.into_iter().any(|key| known.have(key)))
     }
