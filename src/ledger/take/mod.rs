@@ -109,11 +109,6 @@ impl Ledger {
         retried!(self, self.take_once(asks, std::mem::take(&mut opened)))
     }
 
-    /// Begins a transaction for a batch that is about to come. Where that fails, the batch begins one and tells why.
-    pub async fn open(&self) -> Opened {
-        Opened(self.begin().await.ok())
-    }
-
     async fn take_once(&self, asks: &[TakeAsk], opened: Opened) -> Result<Vec<TakeAnswer>, LedgerError> {
         let answers = match self.take_by(Basis::Glance, asks, opened).await? {
             Some(answers) => answers,
@@ -137,10 +132,7 @@ impl Ledger {
         asks: &[TakeAsk],
         opened: Opened,
     ) -> Result<Option<Vec<TakeAnswer>>, LedgerError> {
-        let mut tx = match opened.0 {
-            Some(tx) => tx,
-            None => self.begin().await?,
-        };
+        let mut tx = self.begin_with(opened).await?;
         let parts = match asks.iter().any(|ask| !ask.parts.is_empty()) {
             true => lock(&mut tx, asks.iter().flat_map(|ask| ask.parts.iter().copied())).await?,
             false => Locked::default(),
