@@ -6,7 +6,6 @@
 //! less with noise, and also shows what a machine with idle cores hides; where others are busy it alone counts. A ratio
 //! that is too low is measured once more, with more rounds, before the run fails.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
@@ -19,13 +18,17 @@ use crate::figures::{Round, Spread};
 use crate::gateway::Stage;
 use crate::machine::busy_share;
 use crate::ours::Ours;
-use crate::ratios::{CPU, Compared, GUARDED, OTHERS_MAX, REFERENCE, SAVE, compare, ratios, read};
+use crate::ratios::{
+    CPU, Compared, GUARDED, OTHERS_MAX, REFERENCE, Reference, SAVE, compare, ratios, read, still_dropped,
+};
 use crate::results::Results;
 use crate::rival::{Mode, Servers};
 use crate::settings::Settings;
 use crate::wrk::Outcome;
 use crate::{Failure, say};
 
+/// How often what is too little is measured again, where others are busy then.
+const REPEATS_MAX: u32 = 2;
 /// How long the no-op handler is measured in between.
 const NO_OP_SECONDS: u32 = 1;
 
@@ -46,7 +49,11 @@ pub(crate) async fn guard(
         return save(path, settings, results);
     };
     let mut dropped = judge(&reference, results)?;
-    if results.checks.failed.is_empty() && !dropped.is_empty() {
+    dropped.retain(|figure| figure.dropped() && figure.counts(others(results)));
+    for _ in 0..REPEATS_MAX {
+        if dropped.is_empty() || !results.checks.failed.is_empty() {
+            break;
+        }
         // The other servers of a shared machine may have had their moment.
         say("that is too little: once more, with more rounds")?;
         results.rounds.clear();
@@ -54,10 +61,11 @@ pub(crate) async fn guard(
         let rounds = settings.rounds() * 2 - 1;
         measure(rounds, settings.seconds(), flashgate, baselines, results).await?;
         let again = judge(&reference, results)?;
-        dropped = again
-            .into_iter()
-            .filter(|now| dropped.iter().any(|before| before.name == now.name))
-            .collect();
+        let busy = others(results);
+        dropped = still_dropped(dropped, &again, busy);
+        if dropped.iter().all(|figure| figure.counts(busy)) {
+            break;
+        }
     }
     let mut out = io::stdout().lock();
     for failed in &results.checks.failed {
@@ -141,9 +149,9 @@ async fn round(stage: &mut Stage<'_>, servers: &Servers) -> Result<(), Failure> 
     stage.verify().await
 }
 
-/// Prints every ratio beside its reference; those that dropped.
-fn judge(reference: &BTreeMap<String, f64>, results: &Results) -> Result<Vec<Compared>, Failure> {
-    let mut compared = compare(reference, &ratios(&results.rounds))?;
+/// Prints every ratio beside its reference; none where that is of another kind of machine.
+fn judge(reference: &Reference, results: &Results) -> Result<Vec<Compared>, Failure> {
+    let compared = compare(&reference.medians, &ratios(&results.rounds))?;
     let others = others(results);
     let mut out = io::stdout().lock();
     writeln!(out)?;
@@ -164,8 +172,15 @@ fn judge(reference: &BTreeMap<String, f64>, results: &Results) -> Result<Vec<Com
         let percent = others * 100.0;
         writeln!(out, "others used {percent:.0} % of this machine: only {CPU} counts")?;
     }
+    if reference.cores != results.machine.cores {
+        let (theirs, ours) = (reference.cores, results.machine.cores);
+        writeln!(
+            out,
+            "{REFERENCE} is of a machine with {theirs} cores, this one has {ours}: nothing is judged; {SAVE} writes one of this"
+        )?;
+        return Ok(Vec::new());
+    }
     writeln!(out)?;
-    compared.retain(|figure| figure.dropped() && figure.counts(others));
     Ok(compared)
 }
 

@@ -89,6 +89,15 @@ pub(crate) fn compare(
     measured.iter().map(beside).collect()
 }
 
+/// Of what had dropped, what has again, or can't be told of: others were busy when it was measured once more.
+pub(crate) fn still_dropped(before: Vec<Compared>, again: &[Compared], others: f64) -> Vec<Compared> {
+    let look = |before: Compared| match again.iter().find(|now| now.name == before.name) {
+        Some(now) if now.counts(others) => now.dropped().then(|| now.clone()),
+        _ => Some(before),
+    };
+    before.into_iter().filter_map(look).collect()
+}
+
 /// What is compared: of each contender the rate over that of the no-op handler; and its CPU time, over what gateway and
 /// servers spent on an answer. More is better, of both.
 pub(crate) fn ratios(rounds: &[Round]) -> BTreeMap<String, Spread> {
@@ -111,14 +120,26 @@ pub(crate) fn ratios(rounds: &[Round]) -> BTreeMap<String, Spread> {
     ratios
 }
 
-/// The reference: medians by figure.
-///
+/// What the repository keeps.
+pub(crate) struct Reference {
+    /// Of the machine that it was measured on: with more of them the load generator holds back the no-op handler first,
+    /// and every ratio is another.
+    pub(crate) cores: usize,
+    /// By figure.
+    pub(crate) medians: BTreeMap<String, f64>,
+}
+
 /// # Errors
 /// There is none, or it is not one.
-pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, f64>, Failure> {
+pub(crate) fn read(path: &Path) -> Result<Reference, Failure> {
     #[derive(Deserialize)]
     struct Kept {
+        machine: KeptMachine,
         ratios: BTreeMap<String, KeptRatio>,
+    }
+    #[derive(Deserialize)]
+    struct KeptMachine {
+        cores: usize,
     }
     #[derive(Deserialize)]
     struct KeptRatio {
@@ -126,11 +147,11 @@ pub(crate) fn read(path: &Path) -> Result<BTreeMap<String, f64>, Failure> {
     }
     let text = fs::read_to_string(path).map_err(|error| format!("{REFERENCE}: {error}; {SAVE} writes it"))?;
     let kept: Kept = serde_json::from_str(&text).map_err(|error| format!("{REFERENCE}: {error}"))?;
-    Ok(kept
-        .ratios
-        .into_iter()
-        .map(|(name, ratio)| (name, ratio.median))
-        .collect())
+    let medians = kept.ratios.into_iter().map(|(name, ratio)| (name, ratio.median));
+    Ok(Reference {
+        cores: kept.machine.cores,
+        medians: medians.collect(),
+    })
 }
 
 #[cfg(test)]
@@ -138,7 +159,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
 
-    use super::{Compared, GUARDED, compare, ratios, read};
+    use super::{Compared, GUARDED, compare, ratios, read, still_dropped};
     use crate::figures::{Round, Spread};
 
     /// A round in which each contender has half of the no-op handler's rate at four times its CPU time, but for the
@@ -192,6 +213,16 @@ mod tests {
     }
 
     #[test]
+    fn what_can_not_be_judged_again_stays_dropped() {
+        let reference = medians(&ratios(&[round(1.0)]));
+        let at = |left| compare(&reference, &ratios(&[round(left)])).expect("the same figures");
+        let dropped = || -> Vec<Compared> { at(0.6).into_iter().filter(Compared::dropped).collect() };
+        assert_eq!(still_dropped(dropped(), &at(1.0), 0.1).len(), 0, "it was a moment");
+        assert_eq!(still_dropped(dropped(), &at(0.6), 0.1).len(), 1, "it was not");
+        assert_eq!(still_dropped(dropped(), &at(1.0), 0.9).len(), 1, "others were busy");
+    }
+
+    #[test]
     fn one_bad_round_of_three_does_not_count() {
         let reference = medians(&ratios(&[round(1.0)]));
         let compared = compare(&reference, &ratios(&[round(1.0), round(0.1), round(0.9)])).expect("the same figures");
@@ -220,6 +251,6 @@ mod tests {
     fn the_kept_reference_has_what_is_measured() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guard.json");
         let kept = read(&path).expect("a reference");
-        compare(&kept, &ratios(&[round(1.0)])).expect("the same figures");
+        compare(&kept.medians, &ratios(&[round(1.0)])).expect("the same figures");
     }
 }
