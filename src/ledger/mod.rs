@@ -3,7 +3,8 @@
 //! The only user of sqlx. Every change of a balance goes through [`post`], which writes the event beside it; every
 //! statement opens with its own name. Locks are taken in one order, so that nothing deadlocks but by accident, and
 //! what does is retried: lane → sale → sale_bucket → adjustment → inventory_reservation → inventory_key →
-//! inventory_balance → inventory_event → sale_tally → lane_grant, rows of one table sorted by their key. What is only
+//! inventory_balance → inventory_event → sale_tally → lane_grant, rows of one table sorted by their key (a writer's
+//! buckets come last: whoever has the lane has them). What is only
 //! ever inserted (inventory_return, transfer) comes last; an approval is locked first. The snapshot and the alerts are
 //! written by one transaction at a time, which locks nothing else (an advisory lock says whose turn it is). A count's row
 //! in reconciliation_report stands before the balances, reconciliation_discrepancy and count_mark after the events, and
