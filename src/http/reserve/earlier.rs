@@ -198,3 +198,33 @@ impl Earlier {
         Ok(keys)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(keys: Keys, read: Instant) -> Kept {
+        Kept {
+            keys: Arc::new(keys),
+            first_at: read,
+            read_at: read,
+            tried_at: read,
+        }
+    }
+
+    #[test]
+    fn a_read_that_began_after_the_caller_came_will_do_however_long_it_took() {
+        let read = Instant::now();
+        let kept = kept(Keys::These(Vec::new()), read);
+        assert!(!kept.is_stale(read));
+        assert!(!kept.is_stale(read + STALE_AFTER - Duration::from_millis(1)));
+        assert!(kept.is_stale(read + STALE_AFTER), "who comes later needs another");
+    }
+
+    #[test]
+    fn from_a_set_that_is_too_large_to_keep_nothing_is_missing() {
+        let read = Instant::now();
+        let kept = kept(Keys::Any, read);
+        assert!(!kept.is_stale(read + SETTLED_AFTER) && kept.is_settled());
+    }
+}
