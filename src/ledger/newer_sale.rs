@@ -34,10 +34,8 @@ pub enum CallBack {
     Asked(Vec<GrantTicket>),
     /// Nothing more need be asked for: commit again.
     Ready,
-    /// Buyers hold so much of a sale that it can't give the units. What came back is granted again.
+    /// Buyers hold so much of a sale that it can't give the units, or it is frozen. What came back is granted again.
     Refused,
-    /// A sale is frozen: what becomes of the payment is decided when it is not.
-    Frozen,
 }
 
 /// Sales that have not ended, locked: of items that reservations hold which were made before.
@@ -154,15 +152,13 @@ impl Ledger {
             }
         }
         let parts: Vec<Uuid> = needs.iter().map(|(_, part, _)| *part).collect();
-        if needs.iter().any(|(kept, ..)| !gives(kept)) {
-            return Ok(CallBack::Frozen);
-        }
         let asked = asked(&mut tx, &parts).await?;
         let mut short = Vec::new();
         for (kept, part, units) in &needs {
             let missing = units - kept.recalled;
-            let has_them = missing <= 0
-                || is_opened(&kept.sale) && held(&mut tx, kept.sale.no).await? + units <= kept.sale.allocation;
+            let has_them = gives(kept)
+                && (missing <= 0
+                    || is_opened(&kept.sale) && held(&mut tx, kept.sale.no).await? + units <= kept.sale.allocation);
             if !has_them {
                 for (kept, ..) in &needs {
                     if is_opened(&kept.sale) {

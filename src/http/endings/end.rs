@@ -207,7 +207,6 @@ async fn called_back(gateway: &Gateway, id: ReservationId, started: Instant) -> 
     let deadline = started + IN_FORCE_MAX;
     let in_time = match gateway.ledger.call_back(id).await? {
         CallBack::Refused => return Ok(false),
-        CallBack::Frozen => return Err(frozen()),
         CallBack::Asked(tickets) => taken_back(gateway, &tickets, deadline).await?,
         // Who was quicker may have taken them.
         CallBack::Ready => Instant::now() < deadline,
