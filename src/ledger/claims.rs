@@ -228,23 +228,13 @@ impl Columns {
     }
 }
 
-/// The statement that claims keys, of these four parameters, which are sorted by hash; nothing is done for those that
-/// are another's.
+/// The statement that claims keys, of `$1` to `$4`, which are sorted by hash; nothing is done for those that are
+/// another's.
 macro_rules! claim_keys {
-    ($hashes:literal, $subjects:literal, $fingerprints:literal, $derived:literal) => {
-        concat!(
-            "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
-             SELECT * FROM UNNEST(",
-            $hashes,
-            "::uuid[], ",
-            $subjects,
-            "::uuid[], ",
-            $fingerprints,
-            "::int8[], ",
-            $derived,
-            "::bool[])
-             ON CONFLICT (key_hash) DO NOTHING"
-        )
+    () => {
+        "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
+         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::int8[], $4::bool[])
+         ON CONFLICT (key_hash) DO NOTHING"
     };
 }
 pub(super) use claim_keys;
@@ -252,7 +242,7 @@ pub(super) use claim_keys;
 /// Returns how many rows are new.
 async fn insert(tx: &mut PgConnection, claims: &[(KeyHash, Owner)]) -> Result<usize, LedgerError> {
     let columns = Columns::of(claims);
-    let done = sqlx::query(concat!("-- key.claim_all\n", claim_keys!("$1", "$2", "$3", "$4")))
+    let done = sqlx::query(concat!("-- key.claim_all\n", claim_keys!()))
         .bind(columns.hashes)
         .bind(columns.subjects)
         .bind(columns.fingerprints)

@@ -80,7 +80,7 @@ impl Stocks {
         let rows: Vec<GlanceRow> = sqlx::query_as(concat!(
             "-- take.claim: one round trip for both
              WITH claimed AS (",
-            claim_keys!("$1", "$2", "$3", "$4"),
+            claim_keys!(),
             " RETURNING 1), stock AS (",
             stocks!("$5", "$6"),
             ")

@@ -289,3 +289,25 @@ async fn units_that_went_after_the_look_are_not_taken() {
     }
     assert_sound(&desk).await;
 }
+
+/// Postgres ends a transaction that is idle for too long, and whoever opened it is not told.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_stood_idle_is_not_used() {
+    let desk = Desk::open().await;
+    let item = desk.stock("a", 2).await;
+    let (idle, fresh) = (desk.ledger.open().await, desk.ledger.open().await);
+    let answers = desk.ledger.take_opened(&[line(&desk, "o1", &item, 1)], fresh).await;
+    assert!(matches!(answers.expect("it is open")[..], [TakeAnswer::Taken(_)]));
+    desk.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+         WHERE datname = current_database() AND state = 'idle in transaction'",
+    )
+    .await;
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let answers = desk.ledger.take_opened(&[line(&desk, "o2", &item, 1)], idle).await;
+    assert!(matches!(
+        answers.expect("another one is begun")[..],
+        [TakeAnswer::Taken(_)]
+    ));
+    assert_sound(&desk).await;
+}
