@@ -295,13 +295,7 @@ async fn altered_grants_are_found_with_their_sale_and_lane() {
     fair.end(id, Ending::Release).await;
     fair.number(lane).await;
     fair.deliver(lane).await;
-    let meta = fair
-        .context
-        .flash
-        .lane_meta(lane)
-        .await
-        .expect("Redis answers")
-        .expect("a lane");
+    let meta = fair.meta(lane).await;
     let at = (meta.epoch, meta.seq);
     let mut body = field(&entry(&fair, lane, at).await, "body").to_vec();
     body[7] ^= 4;

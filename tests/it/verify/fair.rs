@@ -13,7 +13,7 @@ use flashgate::domain::reservation::Ending;
 use flashgate::domain::reservation_id::ReservationId;
 use flashgate::domain::sale::Sale;
 use flashgate::domain::trace::TraceId;
-use flashgate::flash::{self, Delivery, Flash, FlashError, Parcel};
+use flashgate::flash::{self, Delivery, Flash, FlashError, LaneMeta, Parcel};
 use flashgate::health::Health;
 use flashgate::ledger::apply::{Applied, Batch};
 use flashgate::ledger::grants::Numbered;
@@ -246,15 +246,15 @@ impl Fair {
         entries.len()
     }
 
+    /// Where the lane stands in Redis.
+    pub(super) async fn meta(&self, lane: LaneNo) -> LaneMeta {
+        let meta = self.context.flash.lane_meta(lane).await;
+        meta.expect("Redis answers").expect("a lane")
+    }
+
     pub(super) async fn deliver(&self, lane: LaneNo) -> usize {
         let row = self.desk.ledger.lane(lane).await.expect("a lane");
-        let meta = self
-            .context
-            .flash
-            .lane_meta(lane)
-            .await
-            .expect("Redis answers")
-            .expect("a lane");
+        let meta = self.meta(lane).await;
         let grants = self
             .desk
             .ledger
