@@ -13,6 +13,8 @@ use crate::wrk::{Kind, Loop, Outcome, run};
 const FEW: u64 = 1_000;
 /// Waits for a durable answer however long it takes: no 202 among the 2xx.
 pub(crate) const DURABLE: Option<&str> = Some("wait=30");
+/// Is answered once Redis has it.
+pub(crate) const ACCEPTED: Option<&str> = Some("respond-async");
 
 /// A round on a gateway that was just started.
 pub(crate) struct Stage<'a> {

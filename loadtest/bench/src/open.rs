@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
-use crate::gateway::{DURABLE, Stage, count};
+use crate::gateway::{ACCEPTED, DURABLE, Stage, count};
 use crate::load::{self, Gate, Pace, Report, as_f64, report};
 use crate::ours::{Sale, UNITS};
 use crate::settings::{BURST_CONNECTIONS, CONNECTIONS, OPEN_CONNECTIONS};
@@ -75,7 +75,7 @@ impl Stage<'_> {
         let gate = Gate::default();
         let connections = usize::try_from(CONNECTIONS)?;
         let pace = Pace::Gate(gate.clone());
-        let load = load::start(self.plan(&sale.name, &tag::next(), connections, Some("respond-async"), pace));
+        let load = load::start(self.plan(&sale.name, &tag::next(), connections, ACCEPTED, pace));
         let watched = self.watch(sale, &gate, warmup, window).await;
         gate.end();
         let report = report(load).await?;

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::cpu::resident_bytes;
 use crate::figures::{Checks, Round, Spread};
-use crate::gateway::{DURABLE, Stage, count};
+use crate::gateway::{ACCEPTED, DURABLE, Stage, count};
 use crate::load::{self, Gate, Pace, as_f64, report};
 use crate::ours::{Ours, Sale, UNITS};
 use crate::settings::{CALLERS, CONNECTIONS, OPEN_CONNECTIONS};
@@ -122,7 +122,7 @@ impl<'a> Soak<'a> {
         Ok(Spread::of(rates).map_or(f64::NAN, |spread| spread.median))
     }
 
-    /// Half an hour near the steady rate; all of it expires meanwhile.
+    /// Half an hour near the steady rate, with the answers that this rate was measured with; all of it expires meanwhile.
     async fn endurance(&mut self) -> Result<(), Failure> {
         let length = self.seconds(ENDURANCE);
         let sale = self.ours.admin().sale(tag::next(), UNITS, HOLD_SECONDS).await?;
@@ -137,7 +137,7 @@ impl<'a> Soak<'a> {
         };
         let load = load::start(
             self.stage()
-                .plan(&sale.name, &tag::next(), OPEN_CONNECTIONS, DURABLE, pace),
+                .plan(&sale.name, &tag::next(), OPEN_CONNECTIONS, ACCEPTED, pace),
         );
         let mut memory = Vec::new();
         while !load.is_finished() {
@@ -285,7 +285,7 @@ impl<'a> Soak<'a> {
             &sale.name,
             &tag::next(),
             connections,
-            Some("respond-async"),
+            ACCEPTED,
             Pace::Count(wanted.into()),
         );
         plan.payable_until = together.then_some(due);
