@@ -1,5 +1,7 @@
 # The gateway alone: `flashgate` on a small Debian, as a user of its own.
 FROM rust:1.95.0-slim-bookworm AS build
+# The allocator is built with it.
+RUN apt-get -qq update && apt-get -y -qq install --no-install-recommends make && rm -rf /var/lib/apt/lists/*
 WORKDIR /src
 COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

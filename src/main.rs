@@ -3,6 +3,10 @@
 use std::process::ExitCode;
 
 use flashgate::{app, config, telemetry};
+use tikv_jemallocator::Jemalloc;
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let cli = match config::parse(std::env::args_os()) {

@@ -20,8 +20,12 @@ use axum::Router;
 use flashgate::http::listen;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
+use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 const USAGE: &str = "usage: baselines no-op LISTEN
        baselines usual LISTEN REDIS_URL CONNECTIONS [DATABASE_URL]    with it, its writer runs
