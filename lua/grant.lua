@@ -51,7 +51,7 @@ local STATES = { 'live', 'paused', 'frozen', 'ended', 'scheduled' }
 -- The buyer's record; one that an earlier grant of this call emptied is as good as none.
 local function record_of(sale, buyer)
   local record = sale.records[buyer] or redis.call('HGET', sale.buyers, buyer) or ''
-  return record == '' and '\0\0' or record
+  return record == '' and NO_RECORD or record
 end
 
 local function text_at(message, at)
@@ -139,7 +139,7 @@ DO[9] = function(sale, message) -- record
   local buyer, at = text_at(message, 5)
   local length = struct.unpack('>I2', message, at)
   local old, new = sub(message, at + 2, at + 1 + length), sub(message, at + 2 + length)
-  if record_of(sale, buyer) ~= (old == '' and '\0\0' or old) then
+  if record_of(sale, buyer) ~= (old == '' and NO_RECORD or old) then
     return 0
   end
   sale.records[buyer] = new
@@ -180,7 +180,7 @@ for _, sale in ipairs(sales) do
     end
     redis.call('HSET', sale.key, 'free', sale.free, 'taken', sale.taken)
     for buyer, record in pairs(sale.records) do
-      if record == '' or record == '\0\0' then
+      if record == '' or record == NO_RECORD then
         redis.call('HDEL', sale.buyers, buyer)
       else
         redis.call('HSET', sale.buyers, buyer, record)

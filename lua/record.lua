@@ -10,6 +10,7 @@
 -- answers for it).
 local LIVE, TOMB, RECORD_MAX = 44, 20, 64
 local byte, sub, char = string.byte, string.sub, string.char
+local NO_RECORD, ONE_LIVE = char(0, 0), char(1, 0)
 
 local function tombs_at(record)
   return 3 + LIVE * byte(record, 1)

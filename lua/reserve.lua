@@ -59,7 +59,7 @@ for _, sale in ipairs(sales) do
   if sale.no and #sale.names > 0 then
     local found = redis.call('HMGET', sale.buyers, unpack(sale.names))
     for n, name in ipairs(sale.names) do
-      sale.records[name] = found[n] or '\0\0'
+      sale.records[name] = found[n] or NO_RECORD
     end
   end
 end
@@ -93,28 +93,30 @@ local function answer(buyer, slip)
   local flags, q1, q2, q3, t1, t2, t3, t4 = byte(slip, 4, 11)
   local key, line, fingerprint = sub(slip, 12, 19), sub(slip, 28, 35), sub(slip, 44, 51)
   local record = sale.records[buyer]
-  local at = find_live(record, 0, key)
+  -- Most buyers are new. To find nothing in their empty records takes a tenth of Redis' time for a reservation.
+  local known = record ~= NO_RECORD
+  local at = known and find_live(record, 0, key)
   if at then
     if sub(record, at + 8, at + 15) == fingerprint then
       return { 'replayed', sub(record, at + 28, at + 39) }
     end
     return 'key_reused'
   end
-  at = find_tomb(record, key)
+  at = known and find_tomb(record, key)
   if at then
     return { 'ended', sub(record, at + 8, at + 19) }
   end
   if sale.state ~= 'live' then
     return { 'not_live', sale.state }
   end
-  if sale.limit > 0 and math.floor(flags / 2) % 2 == 0 then
+  if sale.limit > 0 and flags % 4 < 2 then
     return 'user_required'
   end
   local ttl = ((t1 * 256 + t2) * 256 + t3) * 256 + t4
   if ttl > sale.hold_max then
     return { 'too_long', sale.hold_max }
   end
-  at = find_live(record, 16, line)
+  at = known and find_live(record, 16, line)
   if at then
     return { 'order', sub(record, at + 28, at + 39) }
   end
@@ -125,8 +127,8 @@ local function answer(buyer, slip)
     end
   end
   local units = (q1 * 256 + q2) * 256 + q3
-  local held = units_held(record)
-  if byte(record, 1) >= RECORD_MAX or (sale.limit > 0 and held + units > sale.limit) then
+  local held = known and units_held(record) or 0
+  if known and byte(record, 1) >= RECORD_MAX or (sale.limit > 0 and held + units > sale.limit) then
     return { 'limit', sale.limit > 0 and sale.limit or held, held }
   end
   if sale.free < units then
@@ -143,7 +145,7 @@ local function answer(buyer, slip)
   sale.free, sale.taken = sale.free - units, sale.taken + units
   local entry = key .. fingerprint .. line .. char(flags % 2, q1, q2, q3) .. place .. char(accepted) .. tail
     .. sub(slip, 68, 71)
-  sale.records[buyer] = add_live(record, entry)
+  sale.records[buyer] = known and add_live(record, entry) or ONE_LIVE .. entry
   sale.changed[buyer] = true
   accepted = accepted + 1
   slips[accepted], sums[accepted] = slip, sub(slip, 72, 75)
