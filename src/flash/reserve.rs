@@ -1,8 +1,9 @@
 //! Deciding on one request to reserve: the local sold-out answer, the home lane, the desk of dry buckets.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
+use metrics::Counter;
 use tokio::sync::oneshot;
 
 use super::batcher::{Answered, Ask, Asker};
@@ -73,7 +74,8 @@ impl Flash {
             ttl_ms: slip.ttl_ms,
         };
         if self.sold_out.refuses(want, &self.clock).await {
-            metrics::counter!(metric::SOLD_OUT_LOCAL).increment(1);
+            static LOCAL: LazyLock<Counter> = LazyLock::new(|| metrics::counter!(metric::SOLD_OUT_LOCAL));
+            LOCAL.increment(1);
             return Ok(Decision::Insufficient { available: 0 }.into());
         }
         let deadline = Instant::now() + self.settings.dry_wait;

@@ -1,6 +1,9 @@
 //! From a decision, the lane's or the ledger engine's, to an answer: waits for the ledger, finds replays, words refusals.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+
+use metrics::Histogram;
 
 use super::answer::{Answered, Told};
 use super::request::Asked;
@@ -13,11 +16,12 @@ use crate::domain::sale::Sale;
 use crate::flash::{DurableWatch, Outcome};
 use crate::http::Gateway;
 use crate::http::code::Code;
+use crate::http::measure::Level;
 use crate::http::prefer::Prefer;
 use crate::http::problem::Problem;
 use crate::http::standing::{self, Standing};
 use crate::ledger::{Short, TakeAnswer};
-use crate::metric;
+use crate::metric::{self, Handles};
 
 /// How long the ledger may take to say whether an accepted reservation is durable, when no notice has said so.
 const ASK_WITHIN: Duration = Duration::from_millis(250);
@@ -39,7 +43,7 @@ pub(super) async fn settle(
             created_at,
             expires_at,
         } => {
-            metrics::histogram!(metric::ACKNOWLEDGEMENT_SECONDS, "level" => "accepted").record(started.elapsed());
+            acknowledged(Level::Accepted, started);
             let mut reservation = Reservation {
                 id,
                 order: asked.order.clone(),
@@ -58,8 +62,7 @@ pub(super) async fn settle(
             };
             match durable(gateway, id, outcome.watch, wait).await {
                 Some(Durability::Durable) => {
-                    metrics::histogram!(metric::ACKNOWLEDGEMENT_SECONDS, "level" => "durable")
-                        .record(started.elapsed());
+                    acknowledged(Level::Durable, started);
                     reservation.ack = Ack::Durable;
                 }
                 Some(Durability::Rejected { cause, first }) => {
@@ -103,6 +106,17 @@ pub(super) async fn settle(
     }
 }
 
+/// Counts how long it took until a reservation had come so far.
+fn acknowledged(level: Level, started: Instant) {
+    static SECONDS: LazyLock<Handles<Histogram>> = LazyLock::new(Handles::default);
+    let level = level.as_str();
+    let seconds = SECONDS.of(
+        level,
+        || metrics::histogram!(metric::ACKNOWLEDGEMENT_SECONDS, "level" => level),
+    );
+    seconds.record(started.elapsed());
+}
+
 /// Words a lane's refusal, unless something from before the sale comes first: the request's own answer, or what the order
 /// holds.
 async fn refuse(gateway: &Gateway, asked: &Asked, sale: &Sale, refused: Decision) -> Result<Answered, Problem> {
@@ -138,7 +152,7 @@ pub(super) async fn refused_in_lane(
 pub(super) async fn taken(gateway: &Gateway, answer: TakeAnswer, started: Instant) -> Result<Answered, Problem> {
     match answer {
         TakeAnswer::Taken(reservation) => {
-            metrics::histogram!(metric::ACKNOWLEDGEMENT_SECONDS, "level" => "durable").record(started.elapsed());
+            acknowledged(Level::Durable, started);
             Ok(Answered {
                 told: Told::Whole(Box::new(reservation)),
                 replayed: false,
