@@ -9,7 +9,7 @@ use crate::Failure;
 use crate::gateway::{ACCEPTED, DURABLE, Stage, count};
 use crate::load::{self, Gate, Pace, Report, as_f64, report};
 use crate::ours::{Sale, UNITS};
-use crate::settings::{BURST_CONNECTIONS, CONNECTIONS, OPEN_CONNECTIONS};
+use crate::settings::{BURST_CONNECTIONS, CALLERS, CONNECTIONS, OPEN_CONNECTIONS};
 use crate::tag;
 
 /// Reservations that may wait for the ledger while the steady rate is measured: several full batches of the writer.
@@ -17,7 +17,8 @@ const STEADY_QUEUE: i64 = 16_384;
 /// Until the queue is as full as it will be.
 const STEADY_WARMUP: Duration = Duration::from_secs(2);
 const STEADY_LOOK: Duration = Duration::from_millis(25);
-/// The share of the steady rate at which latency is measured.
+/// The share of what can be borne at which latency is measured: of the steady rate, which is one of accepted answers, and
+/// of what as many callers as can be get durable answers at.
 const COMFORTABLE: f64 = 0.7;
 /// A burst, in steady rates.
 const BURST: f64 = 10.0;
@@ -44,7 +45,10 @@ impl Stage<'_> {
     /// The gateway does not serve.
     pub(crate) async fn open_loops(&mut self) -> Result<(), Failure> {
         let steady = self.steady().await?;
-        self.comfortable(steady * COMFORTABLE).await?;
+        self.comfortable("open", steady * COMFORTABLE).await?;
+        let durable = format!("durable.{}.rate", CALLERS[1]);
+        let durable = self.round.get(&durable).ok_or("no durable rate was measured")?;
+        self.comfortable("open-durable", durable * COMFORTABLE).await?;
         self.burst(steady).await
     }
 
@@ -109,15 +113,19 @@ impl Stage<'_> {
         }
     }
 
-    /// Latency of durable answers at a rate that the gateway can bear.
-    async fn comfortable(&mut self, rate: f64) -> Result<(), Failure> {
+    /// Latency of durable answers at a rate that should be comfortable.
+    async fn comfortable(&mut self, name: &str, rate: f64) -> Result<(), Failure> {
         let step = self.step(rate, self.seconds + 1).await?;
-        self.round.put("open.offered", step.offered);
-        self.round.put("open.granted", step.granted);
-        self.round.put("open.failed", step.failed);
-        self.round.put("open.p50_ms", step.p50_ms);
-        self.round.put("open.p95_ms", step.p95_ms);
-        self.round.put("open.p99_ms", step.p99_ms);
+        for (figure, value) in [
+            ("offered", step.offered),
+            ("granted", step.granted),
+            ("failed", step.failed),
+            ("p50_ms", step.p50_ms),
+            ("p95_ms", step.p95_ms),
+            ("p99_ms", step.p99_ms),
+        ] {
+            self.round.put(format!("{name}.{figure}"), value);
+        }
         Ok(())
     }
 

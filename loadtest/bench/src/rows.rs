@@ -77,7 +77,7 @@ const fn lower(least: f64, aim: f64) -> Option<Target> {
 }
 
 /// The table of `make bench`.
-pub(crate) const BENCH: [Row; 26] = [
+pub(crate) const BENCH: [Row; 27] = [
     Row {
         what: "accepted/s, one hot SKU, from an empty queue ÷ no-op handler",
         target: higher(0.50, 0.70),
@@ -221,6 +221,12 @@ pub(crate) const BENCH: [Row; 26] = [
         target: lower(25.0, 10.0),
         unit: "ms",
         of: |round| round.get("open.p95_ms"),
+    },
+    Row {
+        what: "… at 70 % of the rate of 512 durable callers",
+        target: None,
+        unit: "ms",
+        of: |round| round.get("open-durable.p95_ms"),
     },
     Row {
         what: "burst of 10 steady rates: p95 of what is not shed",
