@@ -4,7 +4,7 @@
 //! deadlock. From then on nobody else can get them until we commit, and who in the batch has a hash that several want
 //! is decided in memory, in order; [`Keys::settle`] makes the rows say so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -62,6 +62,8 @@ struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     contended: HashMap<KeyHash, Slot>,
+    /// Rows that named their claimant before this transaction: an explicit key outlives its reservation's end.
+    kept: HashSet<KeyHash>,
     /// Rows to go, and why they may: whom they name.
     gone: Vec<(KeyHash, Uuid)>,
 }
@@ -107,7 +109,7 @@ impl Keys {
     /// The claimant was refused: what was inserted for it goes.
     pub(super) fn refuse(&mut self, claimant: &Claimant) {
         for hash in claimant.hashes() {
-            if !self.contended.contains_key(&hash) {
+            if !self.contended.contains_key(&hash) && !self.kept.contains(&hash) {
                 self.gone.push((hash, claimant.id));
             }
         }
@@ -194,9 +196,15 @@ impl Claiming {
             }
             let rows = look(tx, &self.firsts).await?;
             for (hash, mine) in &self.firsts {
-                if let Some(row) = rows.get(hash).filter(|row| row.id != mine.id) {
-                    let now = Some(*row);
-                    self.keys.contended.insert(*hash, Slot { row: *row, now });
+                match rows.get(hash) {
+                    Some((row, _)) if row.id != mine.id => {
+                        let now = Some(*row);
+                        self.keys.contended.insert(*hash, Slot { row: *row, now });
+                    }
+                    Some((_, Age::Before)) => {
+                        self.keys.kept.insert(*hash);
+                    }
+                    Some((_, Age::Ours)) | None => {}
                 }
             }
             self.firsts.retain(|(hash, _)| !rows.contains_key(hash));
@@ -252,21 +260,33 @@ async fn insert(tx: &mut PgConnection, claims: &[(KeyHash, Owner)]) -> Result<us
     Ok(usize::try_from(done.rows_affected()).expect("no more rows than claims"))
 }
 
-async fn look(tx: &mut PgConnection, claims: &[(KeyHash, Owner)]) -> Result<HashMap<KeyHash, Owner>, LedgerError> {
-    let rows: Vec<(Uuid, Uuid, i64, bool)> = sqlx::query_as(
-        "-- apply.look_at_keys
-         SELECT key_hash, subject_id, fingerprint, derived FROM inventory_key WHERE key_hash = ANY($1)",
+/// Whether a row was there before this transaction.
+#[derive(Clone, Copy, Debug)]
+enum Age {
+    Before,
+    Ours,
+}
+
+async fn look(
+    tx: &mut PgConnection,
+    claims: &[(KeyHash, Owner)],
+) -> Result<HashMap<KeyHash, (Owner, Age)>, LedgerError> {
+    let rows: Vec<(Uuid, Uuid, i64, bool, bool)> = sqlx::query_as(
+        "-- apply.look_at_keys: now() is when this transaction began, and stands in the rows that it inserts
+         SELECT key_hash, subject_id, fingerprint, derived, created_at = now()
+         FROM inventory_key WHERE key_hash = ANY($1)",
     )
     .bind(claims.iter().map(|(hash, _)| hash.to_uuid()).collect::<Vec<_>>())
     .fetch_all(&mut *tx)
     .await?;
-    let read = |(hash, id, fingerprint, derived)| {
+    let read = |(hash, id, fingerprint, derived, is_ours)| {
         let owner = Owner {
             id,
             fingerprint,
             derived,
         };
-        (KeyHash::from_uuid(hash), owner)
+        let age = if is_ours { Age::Ours } else { Age::Before };
+        (KeyHash::from_uuid(hash), (owner, age))
     };
     Ok(rows.into_iter().map(read).collect())
 }

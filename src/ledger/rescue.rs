@@ -96,6 +96,7 @@ impl Ledger {
 
     async fn rescue_in_lane_once(&self, id: ReservationId) -> Result<LaneRescue, LedgerError> {
         let mut tx = self.begin().await?;
+        hold_sales(&mut tx, id).await?;
         let rows = lock(&mut tx, [id].into_iter()).await?;
         let expired = with_status(&rows, id, Status::Expired)?;
         if expired.is_empty() && !rows.rows_of(id.0).is_empty() {
@@ -193,6 +194,22 @@ fn with_status(rows: &Locked, id: ReservationId, status: Status) -> Result<Vec<&
 }
 
 /// Whether a sale of one of these items, be it another one than theirs, still has units on their way home.
+/// Keeps the sales of a reservation as they are until the end of the transaction. A stop that came between the look at
+/// them and the grants would take the units home before the lane is asked for them, and nobody would wait for that.
+/// Before the reservation's rows, for sales come first.
+async fn hold_sales(tx: &mut PgConnection, id: ReservationId) -> Result<(), LedgerError> {
+    sqlx::query(
+        "-- rescue.hold_sales
+         SELECT FROM sale s WHERE s.sale_no IN (SELECT sale_no FROM inventory_reservation
+                                                WHERE reservation_id = $1 OR cart_id = $1)
+         ORDER BY s.sale_no FOR SHARE OF s",
+    )
+    .bind(id.0)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
 async fn is_draining(tx: &mut PgConnection, rows: &[&ReservationRow]) -> Result<bool, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- rescue.draining

@@ -1,12 +1,15 @@
 //! Payments that come after the expiry: the units are taken again under the old id, by whichever engine serves the
 //! item, or the money goes back.
 
-use flashgate::ledger::{LaneRescue, Ledger, Settings};
+use std::time::Duration;
+
+use flashgate::ledger::{EndAnswer, LaneRescue, Ledger, Settings};
 use serde_json::{Value, json};
 
 use crate::support::door::{Door, until};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
+use crate::support::shop::{commit, release, with_key};
 use crate::support::socket::{Heard, RESERVATIONS, line, put_on_sale, resell, reserve, with};
 
 /// A reservation that has expired.
@@ -95,6 +98,105 @@ async fn a_late_payment_gets_nothing_that_is_another_s() {
     whole.commit(&anew.id()).await.expect(200);
     whole.settled().await;
     assert_eq!(stock(&whole, "a").await, (1, 0, 1));
+    whole.stop().await;
+}
+
+/// Whoever is told to refund has a key all the same: it names what was answered for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_payment_that_is_refused_keeps_its_key() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 5, json!({"perUserLimit": 1})).await;
+    let mine = |order: &str, key: &str| json!({"userId": "u1", "orderId": order, "idemKey": key});
+    let id = expired(&whole, "o1", "a", mine("o1", "k1")).await;
+    bought(&whole, &line("o2", "a", mine("o2", "k2"))).await;
+    let late = whole.commit(&id).await;
+    assert_eq!(late.problem(), (409, "RESERVATION_EXPIRED"), "the limit is reached");
+    let other = with(
+        line("o1", "a", json!({"quantity": 3, "ttlSeconds": 1})),
+        mine("o1", "k1"),
+    );
+    let reused = reserve(&whole, &[], &other).await;
+    assert_eq!(reused.problem(), (422, "IDEMPOTENCY_KEY_REUSED".to_owned()));
+    whole.stop().await;
+}
+
+/// What is taken anew stays taken, so a commit that is refused all the same takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_payment_that_is_refused_takes_nothing() {
+    let database_url = shared().await.database().await;
+    migrate(&database_url).await;
+    let ledger = Ledger::new(&Settings::new(&database_url)).expect("an address");
+    let whole = Whole::over(&shared().await.redis(), &database_url).await;
+    stock_up(&whole).await;
+    let mut ids = Vec::new();
+    for order in ["o1", "o2", "o3"] {
+        let id = expired(&whole, order, "shelf", json!({})).await;
+        ids.push(id.parse().expect("an id"));
+    }
+    let [first, second, third] = ids[..] else {
+        panic!("three reservations")
+    };
+    let asks = [
+        with_key(commit(first, "p"), "k"),
+        with_key(commit(second, "p"), "k"),
+        release(third),
+        commit(third, "p"),
+    ];
+    let answers = ledger.end(&asks).await.expect("Postgres answers");
+    assert!(
+        matches!(
+            &answers[..],
+            [
+                EndAnswer::Done { rescued: true, .. },
+                EndAnswer::KeyReused,
+                EndAnswer::Done { rescued: false, .. },
+                EndAnswer::Refused(_)
+            ]
+        ),
+        "{answers:?}"
+    );
+    assert_eq!(stock(&whole, "shelf").await, (4, 0, 1));
+    // A lane has taken its line again when its sale is frozen.
+    let cart = lapsed(&whole, &cart("o4", &[("shelf", 1), ("hot", 1)])).await;
+    let asked = ledger.rescue_in_lane(cart.parse().expect("an id")).await;
+    assert!(matches!(asked, Ok(LaneRescue::Asked(_))), "{asked:?}");
+    until("the line in its lane", async || {
+        (stock(&whole, "hot").await.1 == 1).then_some(())
+    })
+    .await;
+    whole.act("hot", "freeze").await.expect(200);
+    let late = whole.commit(&cart).await;
+    assert_eq!(
+        (late.problem(), &late.body["refundRequired"]),
+        ((409, "RESERVATION_EXPIRED"), &json!(true))
+    );
+    assert_eq!(stock(&whole, "shelf").await, (4, 0, 1));
+    assert_eq!(stock(&whole, "hot").await.1, 0, "what the lane took is given back");
+    whole.stop().await;
+}
+
+/// A stop brings all units home, so whoever asks a lane for units holds the sale until the lane is sure to be asked first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_and_a_late_payment_that_asks_a_lane_take_turns() {
+    let database_url = shared().await.database().await;
+    migrate(&database_url).await;
+    let ledger = Ledger::new(&Settings::new(&database_url)).expect("an address");
+    let whole = Whole::over(&shared().await.redis(), &database_url).await;
+    put_on_sale(&whole, "a", 3, json!({})).await;
+    let id = expired(&whole, "o1", "a", json!({})).await.parse().expect("an id");
+    // As a stop has it.
+    let mut stop = whole.pool.begin().await.expect("Postgres answers");
+    let held = sqlx::query("SELECT FROM sale FOR NO KEY UPDATE")
+        .execute(&mut *stop)
+        .await;
+    assert_eq!(held.expect("it locks").rows_affected(), 1);
+    let asking = ledger.rescue_in_lane(id);
+    tokio::pin!(asking);
+    let early = tokio::time::timeout(Duration::from_millis(500), &mut asking).await;
+    assert!(early.is_err(), "it did not wait: {early:?}");
+    stop.rollback().await.expect("Postgres answers");
+    let asked = asking.await.expect("Postgres answers");
+    assert!(matches!(asked, LaneRescue::Asked(_)), "{asked:?}");
     whole.stop().await;
 }
 

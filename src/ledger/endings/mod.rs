@@ -152,22 +152,34 @@ impl Ledger {
 }
 
 /// The reservations that somebody paid for after they had expired; also carts that lanes have taken anew, whose own key is
-/// still to be claimed.
+/// still to be claimed. None whose commit is to be refused all the same: what is taken anew stays taken.
 fn late<'a>(asks: &'a [EndAsk], rows: &Locked, keys: &EndingKeys) -> Result<Vec<&'a EndAsk>, LedgerError> {
-    let mut late = Vec::new();
-    for ask in asks
-        .iter()
-        .filter(|ask| ask.ending == Ending::Commit && keys.owner(ask).is_none())
-    {
+    let (mut late, mut named, mut with_key) = (Vec::new(), HashSet::new(), HashSet::new());
+    for ask in asks {
+        let is_first = named.insert(ask.id) && ask.key.is_none_or(|(key, _)| with_key.insert(key));
+        if ask.ending != Ending::Commit || !is_first || keys.owner(ask).is_some() {
+            continue;
+        }
         let Some(found) = rows.whole(ask.id.0)? else { continue };
         let parts = rows.rows_of(ask.id.0);
         let in_lanes = || parts.iter().any(|part| rows.get(part).rescued_at.is_some());
         let is_cart = found.id.kind() == Some(Kind::Cart);
-        if found.status == Status::Expired || found.status == Status::Reserved && is_cart && in_lanes() {
+        let is_late = found.status == Status::Expired || found.status == Status::Reserved && is_cart && in_lanes();
+        if is_late && !is_frozen(&parts, rows)? {
             late.push(ask);
         }
     }
     Ok(late)
+}
+
+/// Whether a sale that one of these rows was made in is frozen.
+fn is_frozen(parts: &[Uuid], rows: &Locked) -> Result<bool, LedgerError> {
+    for part in parts {
+        if rows.get(part).sale_state()? == Some(SaleState::Frozen) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn decide(
@@ -208,10 +220,8 @@ fn decide(
         }
         Transition::Refused(_) => return Ok(Verdict::Refused),
     };
-    for part in &parts {
-        if status == Status::Committed && rows.get(part).sale_state()? == Some(SaleState::Frozen) {
-            return Ok(Verdict::Frozen);
-        }
+    if status == Status::Committed && is_frozen(&parts, rows)? {
+        return Ok(Verdict::Frozen);
     }
     for part in &parts {
         let row = rows.get_mut(part);
