@@ -1,6 +1,7 @@
 //! Upkeep: days become cold and stay readable, keys and stalls go when nobody needs them.
 
 use chrono::{Days, Utc};
+use flashgate::domain::key::KeyHash;
 use flashgate::domain::reservation::Status;
 use flashgate::domain::time::Millis;
 use flashgate::ledger::{EndAnswer, Upkeep};
@@ -46,7 +47,9 @@ async fn a_day_goes_cold_when_its_last_reservation_has_ended_long_ago() {
         .await;
     assert_eq!(upkeep(&shop).await.archived, [], "one is still open");
     shop.end(release(open)).await;
-    assert_eq!(upkeep(&shop).await.archived, [], "one ended just now");
+    shop.sql("UPDATE inventory_reservation SET updated_at = now() - interval '47 hours'")
+        .await;
+    assert_eq!(upkeep(&shop).await.archived, [], "48 hours have not passed");
     shop.sql("UPDATE inventory_reservation SET updated_at = now() - interval '49 hours'")
         .await;
     let day = Utc::now().date_naive() - Days::new(5);
@@ -75,12 +78,19 @@ async fn keys_outlive_their_use_and_go() {
     let (open, fresh, gone) = (old(&shop, 4).await, old(&shop, 4).await, old(&shop, 4).await);
     shop.end(commit(fresh, "p")).await;
     shop.end(commit(gone, "p")).await;
+    shop.sql(
+        "UPDATE inventory_key SET created_at = now() - interval '71 hours';
+         UPDATE inventory_reservation SET updated_at = now() - interval '71 hours'",
+    )
+    .await;
+    assert_eq!(upkeep(&shop).await.keys, 0, "72 hours have not passed");
     shop.sql(&format!(
         "UPDATE inventory_key SET created_at = now() - interval '73 hours';
          UPDATE inventory_reservation SET updated_at = now() - interval '73 hours' WHERE reservation_id <> '{}';
+         UPDATE inventory_reservation SET updated_at = now() WHERE reservation_id = '{}';
          INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
              SELECT gen_random_uuid(), '{}', 1, false",
-        fresh.0, gone.0
+        fresh.0, fresh.0, gone.0
     ))
     .await;
     assert_eq!(
@@ -91,6 +101,23 @@ async fn keys_outlive_their_use_and_go() {
     let kept = "SELECT count(DISTINCT subject_id) FROM inventory_key";
     assert_eq!(shop.number(kept).await, 3);
     assert_eq!(shop.status(open).await, Status::Reserved);
+}
+
+/// A hold may last for 30 days, and as long its key counts before that of a newer sale.
+#[tokio::test]
+async fn who_holds_for_weeks_is_among_those_from_before_a_sale() {
+    let shop = Shop::open().await;
+    shop.sql("SELECT ensure_day(now() - interval '29 days')").await;
+    shop.reserve(Wish {
+        created_ms: -29 * 24 * HOUR_MS,
+        on_sale: false,
+        ..Wish::default()
+    })
+    .await;
+    let sale = shop.ledger.sales().await.expect("Postgres answers").remove(0);
+    let keys = shop.ledger.earlier_keys(&sale, 10).await.expect("Postgres answers");
+    let line = KeyHash::order_line("o1", "sku1", "wh1");
+    assert_eq!(keys, Some(vec![line]));
 }
 
 #[tokio::test]
