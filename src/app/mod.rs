@@ -166,7 +166,7 @@ async fn run_serve(command: Serve, stop: CancellationToken) -> Result<(), AppErr
     };
     // A process that can never serve must not take the ports first.
     settings.check()?;
-    let listeners = bind(process.listen, process.admin_listen).await?;
+    let listeners = bind(process.listen, process.admin_listen)?;
     serve(settings, listeners, stop).await
 }
 
@@ -217,7 +217,7 @@ async fn run_dev(command: Dev, stop: CancellationToken) -> Result<(), AppError> 
 async fn serve_dev(command: Dev, servers: &Servers, stop: CancellationToken) -> Result<(), AppError> {
     let process = command.process;
     migrate(&servers.database_url(), command.lanes).await?;
-    let listeners = bind(process.listen, process.admin_listen).await?;
+    let listeners = bind(process.listen, process.admin_listen)?;
     let (public, admin) = (listeners.public.local_addr()?, listeners.admin.local_addr()?);
     servers.announce(public, admin)?;
     let settings = Settings {
@@ -242,14 +242,11 @@ async fn serve_dev(command: Dev, servers: &Servers, stop: CancellationToken) -> 
     served
 }
 
-async fn bind(public: SocketAddr, admin: SocketAddr) -> Result<Listeners, AppError> {
-    let at = |address| async move {
-        let bound = TcpListener::bind(address).await;
-        bound.map_err(|source| AppError::Bind { address, source })
-    };
+fn bind(public: SocketAddr, admin: SocketAddr) -> Result<Listeners, AppError> {
+    let at = |address| listen::bind(address).map_err(|source| AppError::Bind { address, source });
     Ok(Listeners {
-        public: at(public).await?,
-        admin: at(admin).await?,
+        public: at(public)?,
+        admin: at(admin)?,
     })
 }
 

@@ -4,6 +4,7 @@
 //! connections than [`Settings::connections_max`] wait in the kernel's queue.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,6 +36,10 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const STREAMS_MAX: u32 = 256;
 /// A silent HTTP/2 peer is asked for life this often, and dropped when it does not answer as long.
 const PING: Duration = Duration::from_secs(20);
+/// Connections that the kernel keeps until they are taken; it lowers this to what it allows (on Linux
+/// `net.core.somaxconn`, 4,096). The usual 128 are full within a millisecond of a sale's start, and whoever comes then
+/// is answered by nobody until it tries again a second later.
+const BACKLOG: u32 = 65_535;
 /// Pause after `accept` failed (out of files, say), so that the failure does not eat a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -63,6 +68,21 @@ pub struct Settings {
 
 /// Longest time between cutting the connections and giving up on their tasks.
 const CUT_MAX: Duration = Duration::from_secs(2);
+
+/// A listener on which a crowd can connect at once.
+///
+/// # Errors
+/// The address can't be used.
+pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of the process before linger in the kernel: they must not keep the next one from its address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Serves until `stop`, then takes no more, lets requests in flight end for [`Settings::drain_ms`], and cuts what is
 /// left. `name` labels the metrics; `gate` stands before the router, where there is one.

@@ -104,6 +104,20 @@ async fn who_never_ends_a_head_is_cut_off() {
     served.stop().await;
 }
 
+/// A sale begins, and everybody connects before the first of them is taken.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_connects_at_once() {
+    let listener = listen::bind((Ipv4Addr::LOCALHOST, 0).into()).expect("a port");
+    let at = listener.local_addr().expect("it is bound");
+    let crowd = futures::future::try_join_all((0..400).map(|_| TcpStream::connect(at)));
+    let connected = tokio::time::timeout(PATIENCE, crowd).await;
+    let connected = connected
+        .expect("nobody is left to try again")
+        .expect("nobody is refused");
+    assert_eq!(connected.len(), 400);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_head_has_a_bounded_size() {
     let served = serve(hello(), settings()).await;

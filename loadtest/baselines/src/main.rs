@@ -21,7 +21,6 @@ use flashgate::http::listen;
 use sqlx::PgPool;
 use sqlx::postgres::PgPoolOptions;
 use tikv_jemallocator::Jemalloc;
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -80,7 +79,7 @@ async fn postgres(url: &str, connections: u32) -> Result<PgPool, sqlx::Error> {
 }
 
 async fn serve(address: &str, router: Router) -> Result<(), Box<dyn Error>> {
-    let listener = TcpListener::bind(address).await?;
+    let listener = listen::bind(address.parse()?)?;
     writeln!(io::stdout(), "{}", listener.local_addr()?)?;
     listen::serve("baseline", listener, (None, router), &SERVER, CancellationToken::new()).await;
     Ok(())
