@@ -76,6 +76,8 @@ impl Cluster {
             "max_wal_size=1GB",
             // One forgotten transaction would hold back cleaning and the order of events for all.
             "idle_in_transaction_session_timeout=30s",
+            // A look into the cold tier locks each day's partition and its six indexes.
+            "max_locks_per_transaction=512",
             "timezone=UTC",
             "log_timezone=UTC",
             "log_destination=stderr",
