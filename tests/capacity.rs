@@ -92,6 +92,11 @@ fn the_model_says_what_the_benchmark_measured() {
         median(&run, "disk.bytes"),
     );
     close("Postgres' log for one", costs.wal_bytes, median(&run, "wal.bytes"));
+    close(
+        "… for its end",
+        costs.ending_wal_bytes,
+        median(&run, "commit.wal_bytes"),
+    );
 }
 
 #[test]
@@ -104,6 +109,12 @@ fn the_costs_are_those_of_the_newest_run() {
     close("gateway", model.gateway_us, measured.gateway_us);
     close("redis", model.redis_us, measured.redis_us);
     close("postgres", model.postgres_us, measured.postgres_us);
+    close("gateway, an end", model.ending_gateway_us, measured.ending_gateway_us);
+    close(
+        "postgres, an end",
+        model.ending_postgres_us,
+        measured.ending_postgres_us,
+    );
     close("sold out", model.sold_out_us, measured.sold_out_us);
     close("read", model.read_us, measured.read_us);
 }

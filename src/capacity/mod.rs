@@ -11,7 +11,7 @@ mod costs;
 
 use serde::Serialize;
 
-pub use costs::{Costs, Ending};
+pub use costs::Costs;
 
 /// How long keys are kept.
 const KEYS_KEPT_S: f64 = 72.0 * 3_600.0;
@@ -116,7 +116,7 @@ impl Demand {
 
     /// The same with the endings: each reservation has one.
     fn gateway_us(&self, costs: &Costs) -> f64 {
-        self.asking_us(costs) + self.accepted() * Ending::MEASURED.gateway_us
+        self.asking_us(costs) + self.accepted() * costs.ending_gateway_us
     }
 
     fn redis_us(&self, costs: &Costs) -> f64 {
@@ -132,7 +132,7 @@ impl Demand {
     }
 
     fn postgres_us(&self, costs: &Costs) -> f64 {
-        self.accepted() * (costs.postgres_us + Ending::MEASURED.postgres_us)
+        self.accepted() * (costs.postgres_us + costs.ending_postgres_us)
     }
 
     /// What it takes.
@@ -147,7 +147,7 @@ impl Demand {
             redis_bytes: accepted * self.lasts_s.min(self.sale_s) * costs.redis_bytes,
             postgres_cores: cores(self.postgres_us(costs)),
             postgres_rows_rate: accepted * 5.0,
-            wal_rate: accepted * (costs.wal_bytes + Ending::MEASURED.wal_bytes),
+            wal_rate: accepted * (costs.wal_bytes + costs.ending_wal_bytes),
             ledger_bytes: accepted * self.lasts_s * (costs.reservation_bytes + 2.0 * costs.event_bytes),
             hot_bytes: accepted
                 * (self.lasts_s.min(self.hot_s) * costs.reservation_bytes
