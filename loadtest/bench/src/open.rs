@@ -1,6 +1,7 @@
 //! The gateway's part of a round that wrk can't measure: the steady rate, and latency at rates that don't wait for
 //! answers.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
@@ -12,7 +13,8 @@ use crate::ours::{Sale, UNITS};
 use crate::settings::{BURST_CONNECTIONS, CALLERS, CONNECTIONS, OPEN_CONNECTIONS};
 use crate::tag;
 
-/// Reservations that may wait for the ledger while the steady rate is measured: several full batches of the writer.
+/// Reservations that may wait for the ledger while the steady rate is measured: several full batches of the writer. And
+/// units that may be on their way back, of reservations whose time is over.
 const STEADY_QUEUE: i64 = 16_384;
 /// Until the queue is as full as it will be.
 const STEADY_WARMUP: Duration = Duration::from_secs(2);
@@ -53,7 +55,7 @@ impl Stage<'_> {
     }
 
     /// The rate at which the queue neither grows nor runs empty: buyers come as fast as they can while fewer than
-    /// [`STEADY_QUEUE`] wait for the ledger.
+    /// [`STEADY_QUEUE`] wait for the ledger, and as few for their units to come back.
     async fn steady(&mut self) -> Result<f64, Failure> {
         let sale = self.ours.sale(UNITS).await?;
         let window = Duration::from_secs(u64::from(self.seconds) * 2);
@@ -90,9 +92,17 @@ impl Stage<'_> {
         let pids = self.ours.target().pids;
         let begin = Instant::now();
         let mut from = None;
+        // What was accepted, and when: what is older than the hold should have come back.
+        let mut accepted: VecDeque<(Instant, i64)> = VecDeque::new();
         loop {
             let (now, progress) = (Instant::now(), self.ours.progress(sale).await?);
-            gate.set_open(progress.queue < STEADY_QUEUE);
+            accepted.push_back((now, progress.accepted));
+            while accepted.get(1).is_some_and(|(at, _)| now - *at > sale.hold) {
+                accepted.pop_front();
+            }
+            let due = accepted.front().filter(|(at, _)| now - *at > sale.hold);
+            let late = progress.taken - (progress.accepted - due.map_or(0, |(_, count)| *count));
+            gate.set_open(progress.queue < STEADY_QUEUE && late < STEADY_QUEUE);
             match from {
                 None if begin.elapsed() > warmup => from = Some((now, progress, pids.cpu())),
                 Some((since, first, cpu)) if now - since > window => {

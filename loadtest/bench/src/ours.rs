@@ -71,6 +71,9 @@ struct PlacePids {
 pub(crate) struct Sale {
     /// Its id, and that of its SKU.
     pub(crate) name: String,
+    units: i64,
+    /// Time to pay.
+    pub(crate) hold: Duration,
 }
 
 /// How far a sale's reservations have got.
@@ -85,6 +88,8 @@ pub(crate) struct Progress {
     pub(crate) drift: i64,
     /// Reservations that wait for the ledger.
     pub(crate) queue: i64,
+    /// Units that can't be bought just now.
+    pub(crate) taken: i64,
 }
 
 impl Ours {
@@ -252,6 +257,7 @@ impl Ours {
             rejected: figure(&shown["counts"]["rejected"])?,
             drift: figure(&shown["drift"])?,
             queue: figure(&shown["queueDepth"])?,
+            taken: sale.units - figure(&shown["remaining"])?,
         })
     }
 
@@ -374,7 +380,11 @@ impl Admin {
         self.call("POST", "/admin/sales", &body).await?;
         self.call("POST", &format!("/admin/sales/{name}/start"), &Value::Null)
             .await?;
-        Ok(Sale { name })
+        Ok(Sale {
+            name,
+            units: allocation,
+            hold: Duration::from_secs(hold_seconds.into()),
+        })
     }
 }
 
