@@ -4,8 +4,10 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::moment;
+use crate::story_rescue::{bought, expired, stock};
 use crate::support::door::{Buy, Door};
 use crate::support::gateway::Whole;
+use crate::support::socket::{RESERVATIONS, line, put_on_sale};
 
 const STATES: &str = "/api/inventory/order-states";
 const RUN: &str = "/admin/reconciliation/run";
@@ -122,6 +124,68 @@ async fn what_follows_for_certain_is_done_and_the_rest_waits() {
         50 - 5 * 2,
         "released units are for sale"
     );
+    whole.stop().await;
+}
+
+/// The money came, the hold was over: nobody is left to wait for good, and who bought again is not among them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_paid_for_what_had_expired_is_looked_at() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 5, json!({})).await;
+    for order in ["o1", "o2"] {
+        expired(&whole, order, "a", json!({})).await;
+    }
+    let anew = bought(&whole, &line("o2", "a", json!({}))).await;
+    whole.commit(&anew.id()).await.expect(200);
+    for order in ["o1", "o2"] {
+        push(&whole, order, "paid").await;
+    }
+    let report = run(&whole).await;
+    assert_eq!(found(&report), [told("o1", "paid_but_expired", "manual_review")]);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+/// An order that is cancelled and then paid after all: its units may be another's by now, so a person looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancellation_that_is_taken_back_moves_no_units() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 5, json!({})).await;
+    let id = bought(&whole, &line("o1", "a", json!({}))).await.id();
+    push(&whole, "o1", "cancelled").await;
+    assert_eq!(
+        found(&run(&whole).await),
+        [told("o1", "cancelled_but_reserved", "corrected")]
+    );
+    assert_eq!(whole.reservation(&id).await.body["status"], "RELEASED");
+    push(&whole, "o1", "paid").await;
+    assert_eq!(
+        found(&run(&whole).await),
+        [told("o1", "paid_but_released", "manual_review")]
+    );
+    assert_eq!(stock(&whole, "a").await, (5, 0, 0));
+    whole.settled().await;
+    assert_eq!(whole.sale("a").await["remaining"], 5);
+    whole.stop().await;
+}
+
+/// What was sold comes back by a return, once, and by nothing that only says that the order is cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cancelled_order_bought_comes_back_by_a_return_alone() {
+    let whole = Whole::empty().await;
+    whole.receive("a", 20).await;
+    let id = bought(&whole, &line("o1", "a", json!({"quantity": 5}))).await.id();
+    whole.commit(&id).await.expect(200);
+    push(&whole, "o1", "cancelled").await;
+    for _ in 0..2 {
+        run(&whole).await;
+        assert_eq!(stock(&whole, "a").await.0, 15, "neither given back nor taken twice");
+    }
+    let back = json!({"returnId": "r1", "quantity": 5, "reason": "cancelled", "condition": "sellable"});
+    let path = format!("{RESERVATIONS}/{id}/returns");
+    whole.shop(&path, back.clone()).await.expect(201);
+    whole.shop(&path, back).await;
+    assert_eq!(stock(&whole, "a").await.0, 20);
     whole.stop().await;
 }
 
