@@ -189,11 +189,19 @@ fn tests_that_the_pages_name_exist() {
         for (file, name) in text.split('`').filter_map(|quoted| quoted.split_once(".rs::")) {
             // A page may leave out the folders that go without saying.
             let (whole, tail) = (format!("{file}.rs"), format!("/{file}.rs"));
-            let function = format!("fn {}", name.rsplit("::").next().unwrap_or(name));
+            let name = name.rsplit("::").next().unwrap_or(name);
+            let names_it = |code: &str| ["(", "<"].iter().any(|after| code.contains(&format!("fn {name}{after}")));
             let is_there =
-                |(path, code): &(String, String)| (*path == whole || path.ends_with(&tail)) && code.contains(&function);
+                |(path, code): &(String, String)| (*path == whole || path.ends_with(&tail)) && names_it(code);
             if !sources.iter().any(is_there) {
                 broken.push(format!("{page}: there is no {name} in {file}.rs"));
+            }
+        }
+        let quoted = text.split('`').skip(1).step_by(2);
+        for file in quoted.filter(|quoted| quoted.ends_with(".rs") && !quoted.contains([' ', '*', '{', '<', '…'])) {
+            let tail = format!("/{file}");
+            if !sources.iter().any(|(path, _)| path == file || path.ends_with(&tail)) {
+                broken.push(format!("{page}: there is no {file}"));
             }
         }
     }
