@@ -71,7 +71,7 @@ metrics_table! {
     RESERVATIONS_REJECTED = "flashgate_reservations_rejected_total", Kind::Counter, Count,
         "Accepted reservations that the ledger refused, by `cause`.";
     OVERSELL_ATTEMPTS = "flashgate_oversell_attempts_total", Kind::Counter, Count,
-        "Accepted units beyond what the ledger had, all refused: anything but 0 is a fault of the fast half.";
+        "Accepted reservations of units beyond what the ledger had, all refused: anything but 0 is a fault of the fast half.";
     ACKNOWLEDGEMENT_SECONDS = "flashgate_acknowledgement_seconds", Kind::Histogram(LATENCY), Seconds,
         "Time from a request to reserve until it is known at `level` (`accepted`, `durable`).";
     SOLD_OUT_LOCAL = "flashgate_sold_out_local_total", Kind::Counter, Count,

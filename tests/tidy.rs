@@ -190,7 +190,11 @@ fn tests_that_the_pages_name_exist() {
             // A page may leave out the folders that go without saying.
             let (whole, tail) = (format!("{file}.rs"), format!("/{file}.rs"));
             let name = name.rsplit("::").next().unwrap_or(name);
-            let names_it = |code: &str| ["(", "<"].iter().any(|after| code.contains(&format!("fn {name}{after}")));
+            let names_it = |code: &str| {
+                ["(", "<"]
+                    .iter()
+                    .any(|after| code.contains(&format!("fn {name}{after}")))
+            };
             let is_there =
                 |(path, code): &(String, String)| (*path == whole || path.ends_with(&tail)) && names_it(code);
             if !sources.iter().any(is_there) {
@@ -205,6 +209,33 @@ fn tests_that_the_pages_name_exist() {
             }
         }
     }
+    assert_none(&broken);
+}
+
+/// An alert on a metric that was renamed never fires, and its edge decides whether a percentile is more than a guess.
+#[test]
+fn alerts_and_pages_name_metrics_that_there_are() {
+    let table = fs::read_to_string("src/metric.rs").expect("can be read");
+    let pages: Vec<(String, String)> = read("docs", "yml").into_iter().chain(read(".", "md")).collect();
+    assert!(pages.iter().any(|(path, _)| path.ends_with("alerts.yml")));
+    let mut broken = Vec::new();
+    for (page, text) in &pages {
+        let words = text.split(|c: char| !c.is_ascii_lowercase() && !c.is_ascii_digit() && c != '_');
+        for word in words.filter(|word| word.starts_with("flashgate_") && word.len() > "flashgate_".len()) {
+            let of = ["_bucket", "_sum", "_count"]
+                .iter()
+                .find_map(|part| word.strip_suffix(part));
+            let is_there = |name: &str| table.contains(&format!("\"{name}\""));
+            if !is_there(word) && !of.is_some_and(is_there) {
+                broken.push(format!("{page}: there is no metric {word}"));
+            }
+        }
+    }
+    let alerts = fs::read_to_string("docs/alerts.yml").expect("can be read");
+    assert!(
+        alerts.contains("> 0.120") && table.contains(" 0.12,"),
+        "the alert's edge"
+    );
     assert_none(&broken);
 }
 
