@@ -230,6 +230,24 @@ async fn a_buyer_has_at_most_64_reservations() {
     rig.place(1, &requests[64].1).await;
 }
 
+/// The bound is a buyer's, not the item's: as many may hold it as there are units.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_thousand_hold_one_item() {
+    let mut rig = Rig::start().await;
+    rig.open(1, OPEN, 100_001).await;
+    for thousand in 0..100 {
+        let buyers: Vec<_> = (0..1_000)
+            .map(|n| (1, Buy::anonymous(&format!("o{thousand}-{n}"))))
+            .collect();
+        let answers = rig.reserve_all(&buyers).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Reserved { .. })));
+    }
+    let last = rig.place(1, &Buy::of("u", "last")).await;
+    assert_eq!(rig.reserve(1, &Buy::of("w", "late")).await, Insufficient { available: 0 });
+    end(&mut rig, last, Status::Released).await;
+    rig.place(1, &Buy::of("w", "late")).await;
+}
+
 #[tokio::test]
 async fn nobody_gets_more_than_there_is() {
     let mut rig = Rig::start().await;
