@@ -74,3 +74,26 @@ impl From<sqlx::Error> for LedgerError {
         }
     }
 }
+
+/// What came of a step that concerns one sale of several.
+pub trait OfOneSale<T> {
+    /// Nothing, where it failed for something of this sale alone: that is logged and left to the next run, for the
+    /// other sales must not wait for it.
+    ///
+    /// # Errors
+    /// Postgres is unavailable: the others would fail as well.
+    fn of_one_sale(self, sale_no: i32, step: &'static str) -> Result<Option<T>, LedgerError>;
+}
+
+impl<T> OfOneSale<T> for Result<T, LedgerError> {
+    fn of_one_sale(self, sale_no: i32, step: &'static str) -> Result<Option<T>, LedgerError> {
+        match self {
+            Ok(done) => Ok(Some(done)),
+            Err(error @ LedgerError::Unavailable(_)) => Err(error),
+            Err(error) => {
+                tracing::error!(sale_no, step, %error, "a sale's step failed; the other sales go on");
+                Ok(None)
+            }
+        }
+    }
+}

@@ -50,6 +50,7 @@ mod retry;
 pub mod returns;
 pub mod route;
 pub mod sale;
+pub mod sale_clock;
 pub mod sale_figures;
 pub mod sale_life;
 pub mod sale_patch;
@@ -68,7 +69,7 @@ use std::time::Duration;
 
 pub use deployment::Deployment;
 pub use endings::{EndAnswer, EndAsk, GrantTicket};
-pub use error::LedgerError;
+pub use error::{LedgerError, OfOneSale};
 pub use expiry::ExpireRun;
 pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;

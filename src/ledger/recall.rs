@@ -10,7 +10,7 @@ use super::grants::{NewGrant, add_grants};
 use super::sale::{Locked, LockedRow, lock_sale, locked_columns};
 use super::sale_life::{grant, is_opened, set_recalled};
 use super::sale_row::sale_columns;
-use super::{GrantTicket, Ledger, LedgerError};
+use super::{GrantTicket, Ledger, LedgerError, OfOneSale};
 use crate::domain::grant::Grant;
 use crate::domain::id::SaleId;
 use crate::domain::lane::LaneNo;
@@ -30,6 +30,14 @@ pub enum TakeBack {
         /// Units reserved and sold, as far as the ledger knows: no allocation can be less.
         held: i64,
     },
+}
+
+/// The sale has units that no patch waits for; recalled_at is set anew by every take-back that becomes durable.
+macro_rules! is_forgotten {
+    () => {
+        "recalled > 0 AND NOT drained AND coalesce(thaws_to, state) IN ('live', 'paused')
+             AND recalled_at < clock_timestamp() - interval '10 seconds'"
+    };
 }
 
 impl Ledger {
@@ -69,24 +77,38 @@ impl Ledger {
     /// # Errors
     /// The ledger could not find out.
     pub async fn regrant_recalled(&self) -> Result<Vec<LaneNo>, LedgerError> {
-        let mut tx = self.begin().await?;
-        let rows: Vec<LockedRow> = sqlx::query_as(concat!(
-            "-- sale.lock_forgotten: recalled_at is set anew by every take-back that becomes durable
-             SELECT ",
-            locked_columns!(),
-            " FROM sale s
-             WHERE recalled > 0 AND NOT drained AND coalesce(thaws_to, state) IN ('live', 'paused')
-                 AND recalled_at < clock_timestamp() - interval '10 seconds'
-             ORDER BY sale_no FOR NO KEY UPDATE SKIP LOCKED"
+        let forgotten: Vec<i32> = sqlx::query_scalar(concat!(
+            "-- sale.forgotten\nSELECT sale_no FROM sale s WHERE ",
+            is_forgotten!(),
+            " ORDER BY sale_no"
         ))
-        .fetch_all(&mut *tx)
+        .fetch_all(&self.pool)
         .await?;
         let mut lanes = Vec::new();
-        for row in rows {
-            lanes.extend(regrant(&mut tx, &row.read()?).await?);
+        for sale_no in forgotten {
+            let regranted = self.regrant_forgotten(sale_no).await;
+            lanes.extend(regranted.of_one_sale(sale_no, "grant again")?.flatten());
         }
-        tx.commit().await?;
         Ok(lanes)
+    }
+
+    async fn regrant_forgotten(&self, sale_no: i32) -> Result<Option<LaneNo>, LedgerError> {
+        let mut tx = self.begin().await?;
+        let row: Option<LockedRow> = sqlx::query_as(concat!(
+            "-- sale.lock_forgotten: what another gateway is at is left to it
+             SELECT ",
+            locked_columns!(),
+            " FROM sale s WHERE sale_no = $1 AND ",
+            is_forgotten!(),
+            " FOR NO KEY UPDATE SKIP LOCKED"
+        ))
+        .bind(sale_no)
+        .fetch_optional(&mut *tx)
+        .await?;
+        let Some(row) = row else { return Ok(None) };
+        let lane = regrant(&mut tx, &row.read()?).await?;
+        tx.commit().await?;
+        Ok(lane)
     }
 }
 

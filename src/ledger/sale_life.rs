@@ -1,4 +1,5 @@
-//! The life of a sale: start, pause, resume, freeze, unfreeze and stop, by an operator or by the clock.
+//! The life of a sale: start, pause, resume, freeze, unfreeze and stop, by an operator or by the clock
+//! ([`super::sale_clock`]).
 //!
 //! A change of state and the grants that carry it to the sale's lanes are one transaction; it is in force when they
 //! are delivered. A stop is over when every unsold unit is back in the balance ([`Ledger::finish_drain`]). At every
@@ -21,12 +22,9 @@ use crate::domain::grant::Grant;
 use crate::domain::id::SaleId;
 use crate::domain::lane::LaneNo;
 use crate::domain::sale::{Sale, SaleAction, SaleState, SaleStep, step};
-use crate::domain::time::Millis;
 
 /// More than any counter holds, and within the 32 bits that a lane reads.
 const EVERYTHING: u32 = i32::MAX.cast_unsigned();
-/// Most sales that one run starts and stops; the next run takes the rest.
-const DUE_MAX: i64 = 100;
 
 /// What came of an action.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,15 +39,6 @@ pub enum ActAnswer {
     Unreconciled(Vec<Uuid>),
     /// The key belongs to another request.
     KeyReused,
-}
-
-/// What the clock did.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct DueRun {
-    /// Sales that started or stopped.
-    pub acted: Vec<Acted>,
-    /// When the next is due.
-    pub next: Option<Millis>,
 }
 
 impl Ledger {
@@ -103,72 +92,6 @@ impl Ledger {
         })))
     }
 
-    /// Starts the sales whose start has come and stops those whose end has; a frozen one waits for an operator. What
-    /// another gateway is at is left to it.
-    ///
-    /// # Errors
-    /// The ledger could not find out.
-    pub async fn due_sales(&self) -> Result<DueRun, LedgerError> {
-        let due: Vec<i32> = sqlx::query_scalar(
-            "-- sale.due
-             SELECT sale_no FROM sale
-             WHERE state = 'scheduled' AND starts_at <= clock_timestamp()
-                 OR state IN ('draft', 'scheduled', 'live', 'paused') AND ends_at <= clock_timestamp()
-             ORDER BY sale_no LIMIT $1",
-        )
-        .bind(DUE_MAX)
-        .fetch_all(&self.pool)
-        .await?;
-        let mut run = DueRun::default();
-        for sale_no in due {
-            match self.act_by_clock(sale_no).await {
-                Ok(acted) => run.acted.extend(acted),
-                // Only what concerns this sale alone: the others must not wait for it.
-                Err(error @ (LedgerError::Data { .. } | LedgerError::Broken(_) | LedgerError::Retry(_))) => {
-                    tracing::error!(sale_no, %error, "a sale that is due could not start or stop");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        let next: Option<DateTime<Utc>> = sqlx::query_scalar(
-            "-- sale.next_due
-             SELECT min(least(CASE WHEN state = 'scheduled' THEN starts_at END, ends_at)) FROM sale
-             WHERE state IN ('draft', 'scheduled', 'live', 'paused')",
-        )
-        .fetch_one(&self.pool)
-        .await?;
-        run.next = next.map(Millis::from);
-        Ok(run)
-    }
-
-    async fn act_by_clock(&self, sale_no: i32) -> Result<Option<Acted>, LedgerError> {
-        let mut tx = self.begin().await?;
-        let row: Option<DueRow> = sqlx::query_as(concat!(
-            "-- sale.lock_due: looked at again under the lock, for an operator may have been first
-             SELECT ",
-            locked_columns!(),
-            ", coalesce(s.ends_at <= clock_timestamp(), false) AS is_over FROM sale s
-             WHERE sale_no = $1 AND (state = 'scheduled' AND starts_at <= clock_timestamp()
-                 OR state IN ('draft', 'scheduled', 'live', 'paused') AND ends_at <= clock_timestamp())
-             FOR NO KEY UPDATE SKIP LOCKED"
-        ))
-        .bind(sale_no)
-        .fetch_optional(&mut *tx)
-        .await?;
-        let Some(row) = row else {
-            return Ok(None);
-        };
-        let mut kept = row.kept.read()?;
-        let to = if row.is_over { SaleState::Ended } else { SaleState::Live };
-        let grants = enter(&mut tx, &mut kept, to, &By::default()).await?;
-        tx.commit().await?;
-        Ok(Some(Acted {
-            sale: kept.sale,
-            grants,
-            replayed: false,
-        }))
-    }
-
     /// Sales that have ended and whose units are not all back: [`Ledger::finish_drain`] them.
     ///
     /// # Errors
@@ -202,13 +125,6 @@ impl Ledger {
         tx.commit().await?;
         Ok(done)
     }
-}
-
-#[derive(sqlx::FromRow)]
-struct DueRow {
-    #[sqlx(flatten)]
-    kept: LockedRow,
-    is_over: bool,
 }
 
 /// Its lanes know the sale.

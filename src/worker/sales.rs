@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::drift::tell_frozen;
 use super::{Context, repeat};
 use crate::domain::lane::LaneNo;
-use crate::ledger::LedgerError;
 use crate::ledger::sale_figures::Refusals;
+use crate::ledger::{LedgerError, OfOneSale};
 
 /// Between two looks, where nothing is due before.
 const EVERY: Duration = Duration::from_millis(200);
@@ -25,7 +25,8 @@ pub(crate) async fn run(context: Context) {
     .await;
 }
 
-/// One tick: what is due starts or ends, what oversold is frozen, and stops that are under way go on. Returns when the next is due.
+/// One tick: what is due starts or ends, what oversold is frozen, and stops that are under way go on; a sale for which
+/// that fails keeps no other from it. Returns when the next is due.
 ///
 /// # Errors
 /// Postgres can't be asked.
@@ -37,7 +38,8 @@ pub async fn run_once(context: &Context) -> Result<Duration, LedgerError> {
     }
     tell_frozen(context, &context.ledger.heed_alarms().await?);
     for sale_no in context.ledger.draining().await? {
-        context.ledger.finish_drain(sale_no).await?;
+        let drained = context.ledger.finish_drain(sale_no).await;
+        drained.of_one_sale(sale_no, "drain")?;
     }
     nudge(context, &context.ledger.regrant_recalled().await?);
     let until_next = due
@@ -58,18 +60,20 @@ fn nudge(context: &Context, lanes: &[LaneNo]) {
 /// Stores the refusals that this process counted, until stopped.
 pub(crate) async fn count_refusals(context: Context) {
     repeat::<LedgerError, _>(&context, "refusals", COUNT_EVERY, async || {
+        let mut failed = Ok(false);
         for (sale_no, refused) in context.flash.take_refusals() {
             let more = Refusals {
                 stock: refused.stock,
                 limit: refused.limit,
                 rate: refused.rate,
             };
+            // All were taken, so each is stored or given back.
             if let Err(error) = context.ledger.count_refusals(sale_no, more).await {
                 context.flash.return_refusals(sale_no, refused);
-                return Err(error);
+                failed = Err(error);
             }
         }
-        Ok(false)
+        failed
     })
     .await;
 }

@@ -19,7 +19,7 @@ use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::retry::retried;
 use crate::ledger::sale::lock_sale;
 use crate::ledger::sale_life::enter;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, OfOneSale};
 
 /// The reason of the event.
 const FROZEN: &str = "sale_frozen";
@@ -106,12 +106,16 @@ impl Ledger {
         .await?;
         let mut frozen = Vec::new();
         for (sale_no, sale_id) in sales {
-            let id = SaleId::try_from(sale_id.as_str())
-                .map_err(|_| LedgerError::Broken(format!("{sale_id} is the name of no sale")))?;
-            let heeded: Result<_, LedgerError> = retried!(self, self.heed_once(sale_no, &id));
-            frozen.extend(heeded?);
+            let heeded = self.heed(sale_no, &sale_id).await;
+            frozen.extend(heeded.of_one_sale(sale_no, "heed alarms")?.flatten());
         }
         Ok(frozen)
+    }
+
+    async fn heed(&self, sale_no: i32, sale_id: &str) -> Result<Option<Frozen>, LedgerError> {
+        let id =
+            SaleId::try_from(sale_id).map_err(|_| LedgerError::Broken(format!("{sale_id} is the name of no sale")))?;
+        retried!(self, self.heed_once(sale_no, &id))
     }
 
     async fn heed_once(&self, sale_no: i32, id: &SaleId) -> Result<Option<Frozen>, LedgerError> {

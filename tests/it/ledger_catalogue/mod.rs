@@ -4,6 +4,7 @@
 //! moves units, [`books::Books::check`] holds the ledger to its equations.
 
 mod books;
+mod clock;
 mod life;
 mod patch;
 mod stock;

@@ -3,6 +3,7 @@
 
 mod altered;
 mod broken;
+mod clock;
 mod drift;
 mod fair;
 mod freezing;
