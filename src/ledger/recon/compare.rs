@@ -16,8 +16,8 @@ use crate::ledger::once::By;
 use crate::ledger::sale_row::read_item;
 use crate::ledger::{Ledger, LedgerError};
 
-/// Most items of one run that are looked at closely: who has more has one fault, many times, and the next run goes on.
-const ITEMS_MAX: i64 = 1_000;
+/// Differing items that are read at once; a run takes as many pages as there are.
+const PAGE: u16 = 1_000;
 /// How the comparison reads: one view, as long as it takes, for it may read millions of events.
 const SNAPSHOT: [&str; 4] = [
     "-- recon.snapshot\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
@@ -51,25 +51,44 @@ impl Ledger {
     /// # Errors
     /// The ledger could not find out; the report says how far it got.
     pub async fn compare_balances(&self, what: Compare, by: &By) -> Result<Option<Report>, LedgerError> {
+        self.compare_in_pages(what, by, PAGE).await
+    }
+
+    /// [`Ledger::compare_balances`] that reads `page` differing balances at once. None is left out, however many differ:
+    /// the next daily run looks only at what changes from now on.
+    ///
+    /// # Errors
+    /// The ledger could not find out; the report says how far it got.
+    pub async fn compare_in_pages(&self, what: Compare, by: &By, page: u16) -> Result<Option<Report>, LedgerError> {
         let Some(begun) = self.begin_compare(what, by).await? else {
             return Ok(None);
         };
-        let mut tx = self.begin().await?;
-        for setting in SNAPSHOT {
-            sqlx::query(setting).execute(&mut *tx).await?;
+        let (mut compared, mut after) = (None, None);
+        loop {
+            let mut tx = self.begin().await?;
+            for setting in SNAPSHOT {
+                sqlx::query(setting).execute(&mut *tx).await?;
+            }
+            if compared.is_none() {
+                compared = Some(count(&mut tx, begun.since).await?);
+            }
+            let differing = differing(&mut tx, begun.since, after.as_ref(), page).await?;
+            tx.rollback().await?;
+            for item in &differing {
+                let restore = Restore {
+                    item,
+                    report: begun.report,
+                    units_max: Some(self.recon.correct_units_max),
+                    by,
+                };
+                self.restore(&restore).await?;
+            }
+            if differing.len() < usize::from(page) {
+                break;
+            }
+            after = differing.into_iter().next_back();
         }
-        let compared = count(&mut tx, begun.since).await?;
-        let differing = differing(&mut tx, begun.since).await?;
-        tx.rollback().await?;
-        for item in &differing {
-            let restore = Restore {
-                item,
-                report: begun.report,
-                units_max: Some(self.recon.correct_units_max),
-                by,
-            };
-            self.restore(&restore).await?;
-        }
+        let compared = compared.unwrap_or(0);
         let mut tx = self.begin().await?;
         super::close_report(&mut tx, begun.report, compared).await?;
         tx.commit().await?;
@@ -109,21 +128,28 @@ impl Ledger {
     }
 }
 
-/// The items that are looked at: `$1` is the instant since which they changed, or null.
+/// The items that are looked at: `$1` is the instant since which they changed, or null. What `$and` says is asked of
+/// each before anything is summed up.
 macro_rules! looked {
-    () => {
-        "looked AS (
-             SELECT sku_id, location_id FROM inventory_balance WHERE $1::timestamptz IS NULL OR updated_at >= $1
-             UNION
-             SELECT sku_id, location_id FROM inventory_event WHERE $1::timestamptz IS NULL OR created_at >= $1
-         )"
+    ($and:literal) => {
+        concat!(
+            "looked AS (
+                 SELECT sku_id, location_id FROM inventory_balance
+                 WHERE ($1::timestamptz IS NULL OR updated_at >= $1)",
+            $and,
+            " UNION
+                 SELECT sku_id, location_id FROM inventory_event
+                 WHERE ($1::timestamptz IS NULL OR created_at >= $1)",
+            $and,
+            ")"
+        )
     };
 }
 
 async fn count(tx: &mut PgConnection, since: Option<DateTime<Utc>>) -> Result<i64, LedgerError> {
     Ok(sqlx::query_scalar(concat!(
         "-- recon.count\n WITH ",
-        looked!(),
+        looked!(""),
         " SELECT count(*) FROM looked"
     ))
     .bind(since)
@@ -131,11 +157,16 @@ async fn count(tx: &mut PgConnection, since: Option<DateTime<Utc>>) -> Result<i6
     .await?)
 }
 
-async fn differing(tx: &mut PgConnection, since: Option<DateTime<Utc>>) -> Result<Vec<Item>, LedgerError> {
+async fn differing(
+    tx: &mut PgConnection,
+    since: Option<DateTime<Utc>>,
+    after: Option<&Item>,
+    page: u16,
+) -> Result<Vec<Item>, LedgerError> {
     let found: Vec<(String, String)> = sqlx::query_as(concat!(
         "-- recon.differing
          WITH ",
-        looked!(),
+        looked!(" AND ($3::text IS NULL OR (sku_id COLLATE \"C\", location_id COLLATE \"C\") > ($3, $4::text))"),
         ", summed AS (
              SELECT sku_id, location_id, sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
                  sum(unavailable_delta) AS unavailable, sum(escrowed_delta) AS escrowed, sum(sold_delta) AS sold,
@@ -153,7 +184,9 @@ async fn differing(tx: &mut PgConnection, since: Option<DateTime<Utc>>) -> Resul
          ORDER BY sku_id COLLATE \"C\", location_id COLLATE \"C\" LIMIT $2"
     ))
     .bind(since)
-    .bind(ITEMS_MAX)
+    .bind(i64::from(page))
+    .bind(after.map(|item| item.sku.as_str()))
+    .bind(after.map(|item| item.location.as_str()))
     .fetch_all(tx)
     .await?;
     found.iter().map(|(sku, location)| read_item(sku, location)).collect()

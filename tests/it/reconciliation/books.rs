@@ -7,27 +7,27 @@ use flashgate::ledger::recon::{Compare, Repaired, Report};
 
 use crate::support::ledger::Desk;
 
-fn ann() -> By {
+pub(super) fn ann() -> By {
     By {
         operator: Some("ann".into()),
         trace: None,
     }
 }
 
-async fn tamper(desk: &Desk, sql: &str) {
+pub(super) async fn tamper(desk: &Desk, sql: &str) {
     desk.run(&format!(
         "BEGIN; SET LOCAL session_replication_role = replica; {sql}; COMMIT"
     ))
     .await;
 }
 
-async fn compare(desk: &Desk) -> Report {
+pub(super) async fn compare(desk: &Desk) -> Report {
     let report = desk.ledger.compare_balances(Compare::All, &ann()).await;
     report.expect("it can be found out").expect("it is asked for")
 }
 
 /// Figure, expected, found, status and review of what differed.
-fn found(report: &Report) -> Vec<String> {
+pub(super) fn found(report: &Report) -> Vec<String> {
     let line = |d: &flashgate::ledger::recon::Discrepancy| {
         let (figure, review) = (
             d.figure.clone().unwrap_or_default(),
@@ -38,7 +38,7 @@ fn found(report: &Report) -> Vec<String> {
     report.discrepancies.iter().map(line).collect()
 }
 
-async fn lose(desk: &Desk, item: &Item, units: i64) {
+pub(super) async fn lose(desk: &Desk, item: &Item, units: i64) {
     let lost = Adjust {
         item: item.clone(),
         delta: -units,
@@ -212,4 +212,37 @@ async fn once_a_day_what_changed_is_compared() {
     desk.run("UPDATE reconciliation_report SET started_at = now() - interval '70 minutes'")
         .await;
     assert!(daily().await.is_some());
+}
+
+#[tokio::test]
+async fn a_run_handles_more_differing_balances_than_it_reads_at_once() {
+    let desk = Desk::open().await;
+    for sku in ["Z", "a", "b", "c", "sound"] {
+        desk.stock(sku, 10).await;
+    }
+    tamper(
+        &desk,
+        "UPDATE inventory_balance SET on_hand = 11 WHERE sku_id IN ('Z', 'b', 'c');
+         UPDATE inventory_balance SET on_hand = 1000 WHERE sku_id = 'a'",
+    )
+    .await;
+    let report = desk.ledger.compare_in_pages(Compare::All, &ann(), 2).await;
+    let report = report.expect("it can be found out").expect("it is asked for");
+    assert_eq!(
+        found(&report),
+        [
+            "on_hand 10 11 corrected ",
+            "on_hand 10 1000 manual_review over_threshold",
+            "on_hand 10 11 corrected ",
+            "on_hand 10 11 corrected "
+        ]
+    );
+    assert_eq!((report.compared, report.different, report.waiting), (5, 4, 1));
+    assert!(report.ended_at.is_some());
+    let wrong = "SELECT count(*) FROM inventory_balance WHERE on_hand <> 10";
+    assert_eq!(
+        desk.count(wrong).await,
+        1,
+        "what is left is met once, and is no page's start for ever"
+    );
 }
