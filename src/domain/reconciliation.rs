@@ -66,6 +66,8 @@ pub enum Review {
     Undecided,
     /// No delta puts it right: a recovery does, or a person.
     Unrepairable,
+    /// To look closely would have kept buyers waiting.
+    TookTooLong,
 }
 
 impl Review {
@@ -79,6 +81,7 @@ impl Review {
             Review::NeedsDecision => "needs_decision",
             Review::Undecided => "undecided",
             Review::Unrepairable => "unrepairable",
+            Review::TookTooLong => "took_too_long",
         }
     }
 }

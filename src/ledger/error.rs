@@ -36,6 +36,12 @@ impl LedgerError {
         }
     }
 
+    /// The statement took longer than it may, or somebody canceled it.
+    #[must_use]
+    pub fn is_canceled(&self) -> bool {
+        matches!(self, LedgerError::Unavailable(sqlx::Error::Database(e)) if e.code().as_deref() == Some("57014"))
+    }
+
     /// The constraint of this name was violated.
     #[must_use]
     pub fn is_constraint(&self, name: &str) -> bool {

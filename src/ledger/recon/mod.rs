@@ -28,6 +28,7 @@ pub use order_state::OrderNews;
 pub use repair::Repaired;
 pub use report::{Discrepancy, Filter, OpenReport, Report};
 pub(in crate::ledger) use restore::RESTORED;
+pub use restore::SIDES;
 
 use super::LedgerError;
 use super::once::By;

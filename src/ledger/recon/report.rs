@@ -84,7 +84,7 @@ pub struct Discrepancy {
     /// What is the matter, in a word.
     pub cause: String,
     /// Why it was not corrected by itself: `over_threshold`, `promised`, `events_incomplete`, `needs_decision`,
-    /// `undecided` or `unrepairable`.
+    /// `undecided`, `unrepairable` or `took_too_long`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub review: Option<String>,
     /// `corrected`, `manual_review`, `superseded` or `closed`.

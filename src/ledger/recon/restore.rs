@@ -4,6 +4,9 @@
 //! event's metadata says which figures were found and which were put back. It is done by itself only where everything
 //! else agrees with the events: their own images, the reservations, the sales and the adjustments. Where that
 //! does not, an event is missing or altered, and a person must look.
+//!
+//! All that moves the item's units waits meanwhile. So indexes serve every figure, and a run that nobody asked for gives
+//! up after seconds and leaves the balance to a person.
 
 use sqlx::PgConnection;
 use sqlx::types::Json;
@@ -22,6 +25,8 @@ use crate::ledger::{Ledger, LedgerError};
 pub(in crate::ledger) const RESTORED: &str = "ledger_reconciled";
 /// What a difference is called.
 const CAUSE: &str = "changed_without_event";
+/// Longest that a balance stays locked for one of a run's statements. Who asks for a repair may wait longer.
+const HURRY: &str = "-- recon.hurry\nSET LOCAL statement_timeout = '3s'";
 
 /// A balance to be looked at.
 pub(super) struct Restore<'a> {
@@ -75,18 +80,49 @@ impl Side {
 impl Ledger {
     /// Looks at a balance under its lock, restores it where that is right, and writes down what differed.
     pub(super) async fn restore(&self, restore: &Restore<'_>) -> Result<Looked, LedgerError> {
-        let done = retried!(self, self.restore_once(restore, true));
-        match done {
+        let refused = match self.try_restore(restore, None).await {
             // A constraint of the balance: the promises are no longer covered.
-            Err(error) if error.is_constraint("balance_promises_are_covered") => {
-                retried!(self, self.restore_once(restore, false))
+            Err(error) if error.is_constraint("balance_promises_are_covered") => Review::Promised,
+            // Another one: the events add up to what no balance can be.
+            Err(LedgerError::Data { .. }) => Review::EventsIncomplete,
+            Err(error) if error.is_canceled() && restore.units_max.is_some() => {
+                return self.leave_to_a_person(restore).await;
             }
-            done => done,
-        }
+            done => return done,
+        };
+        self.try_restore(restore, Some(refused)).await
     }
 
-    async fn restore_once(&self, restore: &Restore<'_>, may_correct: bool) -> Result<Looked, LedgerError> {
+    /// `refused`: why it can't be put back, where that was tried.
+    async fn try_restore(&self, restore: &Restore<'_>, refused: Option<Review>) -> Result<Looked, LedgerError> {
+        retried!(self, self.restore_once(restore, refused))
+    }
+
+    /// Tells of a balance that differs, and by how much took too long to find out.
+    async fn leave_to_a_person(&self, restore: &Restore<'_>) -> Result<Looked, LedgerError> {
         let mut tx = self.begin().await?;
+        let found = NewDiscrepancy {
+            item: Some((restore.item.sku.to_string(), restore.item.location.to_string())),
+            order: None,
+            reservation: None,
+            figure: None,
+            expected: "the sum of its events".into(),
+            found: "something else".into(),
+            cause: CAUSE.to_owned(),
+            review: Some(Review::TookTooLong),
+            event_id: None,
+        };
+        report::insert(&mut tx, restore.report, &[found]).await?;
+        tx.commit().await?;
+        Ok(Looked::Left(Review::TookTooLong))
+    }
+
+    async fn restore_once(&self, restore: &Restore<'_>, refused: Option<Review>) -> Result<Looked, LedgerError> {
+        let mut tx = self.begin().await?;
+        lock_balance(&mut tx, restore.item).await?;
+        if restore.units_max.is_some() {
+            sqlx::query(HURRY).execute(&mut *tx).await?;
+        }
         let sides = sides(&mut tx, restore.item).await?;
         let differing: Vec<&Side> = sides.iter().filter(|side| side.differs()).collect();
         if differing.is_empty() {
@@ -101,10 +137,8 @@ impl Ledger {
             Some(Review::EventsIncomplete)
         } else if restore.units_max.is_some_and(|max| largest > max) {
             Some(Review::OverThreshold)
-        } else if !may_correct {
-            Some(Review::Promised)
         } else {
-            None
+            refused
         };
         let event_id = match review {
             None => Some(put_back(&mut tx, restore, &sides, &differing).await?),
@@ -142,55 +176,76 @@ impl Side {
     }
 }
 
-/// The balance, locked, and all that knows something of it, figure by figure.
-async fn sides(tx: &mut PgConnection, item: &Item) -> Result<Vec<Side>, LedgerError> {
+async fn lock_balance(tx: &mut PgConnection, item: &Item) -> Result<(), LedgerError> {
     sqlx::query(
         "-- recon.lock_balance
          SELECT 1 FROM inventory_balance WHERE sku_id = $1 AND location_id = $2 FOR NO KEY UPDATE",
     )
     .bind(item.sku.as_str())
     .bind(item.location.as_str())
-    .execute(&mut *tx)
+    .execute(tx)
     .await?;
-    Ok(sqlx::query_as(
-        "-- recon.sides: one item; its events can't grow, for whoever posts one holds the balance
-         WITH b AS (SELECT * FROM inventory_balance WHERE sku_id = $1 AND location_id = $2),
-         e AS (SELECT * FROM inventory_event WHERE sku_id = $1 AND location_id = $2),
-         s AS (
-             SELECT sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
-                 sum(unavailable_delta) AS unavailable, sum(escrowed_delta) AS escrowed, sum(sold_delta) AS sold,
-                 sum(damaged_delta) AS damaged, sum(returned_delta) AS returned,
-                 -sum(quantity_delta) FILTER (WHERE reason = 'safety_stock') AS safety_stock FROM e
-         ), l AS (SELECT * FROM e ORDER BY event_id DESC LIMIT 1),
-         r AS (
-             SELECT sum(quantity) FILTER (WHERE status = 'RESERVED') AS reserved,
-                 sum(quantity) FILTER (WHERE status = 'COMMITTED') AS sold
-             FROM (SELECT sku_id, location_id, quantity, status FROM inventory_reservation
-                   UNION ALL SELECT sku_id, location_id, quantity, status FROM inventory_reservation_cold) all_of
-             WHERE sku_id = $1 AND location_id = $2
-         ), had AS (
-             SELECT sum(recalled
-                 + coalesce((SELECT sum(counter) FROM sale_bucket k WHERE k.sale_no = sale.sale_no), 0)
-                 + coalesce((SELECT sum(units) FROM lane_grant g
-                             WHERE g.sale_no = sale.sale_no AND kind IN ('units', 'end')), 0)) AS units
-             FROM sale WHERE NOT drained AND sku_id = $1 AND location_id = $2
-         )
-         SELECT f.figure, coalesce(f.expected, 0)::int8 AS expected, f.found,
-             coalesce(f.imaged, f.expected, 0)::int8 AS imaged, f.known::int8 AS known
-         FROM s CROSS JOIN r CROSS JOIN had LEFT JOIN b ON true LEFT JOIN l ON true, LATERAL (VALUES
-             ('on_hand', s.on_hand, b.on_hand, l.on_hand, NULL),
-             ('reserved', s.reserved, b.reserved, l.reserved, coalesce(r.reserved, 0)),
-             ('unavailable', s.unavailable, b.unavailable, l.unavailable, NULL),
-             ('escrowed', s.escrowed, b.escrowed, l.escrowed, coalesce(had.units, 0)),
-             ('sold', s.sold, b.sold, l.sold, coalesce(r.sold, 0)),
-             ('damaged', s.damaged, b.damaged, l.damaged, NULL),
-             ('returned', s.returned, b.returned, l.returned, NULL),
-             ('safety_stock', s.safety_stock, b.safety_stock, NULL, NULL)) AS f(figure, expected, found, imaged, known)",
+    Ok(())
+}
+
+/// A balance and all that knows something of it, figure by figure; `$1` at `$2`. A reservation on sale is found by its
+/// sale, for there is no index of all reservations by item: that would cost every buyer.
+pub const SIDES: &str = "-- recon.sides: one item; its events can't grow, for whoever posts one holds the balance
+    WITH b AS (SELECT * FROM inventory_balance WHERE sku_id = $1 AND location_id = $2),
+    e AS (SELECT * FROM inventory_event WHERE sku_id = $1 AND location_id = $2),
+    s AS (
+        SELECT sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
+            sum(unavailable_delta) AS unavailable, sum(escrowed_delta) AS escrowed, sum(sold_delta) AS sold,
+            sum(damaged_delta) AS damaged, sum(returned_delta) AS returned,
+            -sum(quantity_delta) FILTER (WHERE reason = 'safety_stock') AS safety_stock FROM e
+    ), l AS (SELECT * FROM e ORDER BY event_id DESC LIMIT 1),
+    r AS (
+        SELECT sum(units) FILTER (WHERE status = 'RESERVED') AS reserved,
+            sum(units) FILTER (WHERE status = 'COMMITTED') AS sold
+        FROM (
+            SELECT status, quantity AS units FROM inventory_reservation
+            WHERE sale_no IS NULL AND sku_id = $1 AND location_id = $2
+            UNION ALL
+            SELECT status, quantity FROM inventory_reservation_cold
+            WHERE sale_no IS NULL AND sku_id = $1 AND location_id = $2
+            UNION ALL
+            SELECT on_sale.* FROM sale, LATERAL (
+                SELECT status, sum(quantity) FROM inventory_reservation r
+                WHERE r.sale_no = sale.sale_no AND r.sale_no IS NOT NULL AND r.sku_id = $1 AND r.location_id = $2
+                GROUP BY status
+                UNION ALL
+                SELECT status, sum(quantity) FROM inventory_reservation_cold r
+                WHERE r.sale_no = sale.sale_no AND r.sale_no IS NOT NULL AND r.sku_id = $1 AND r.location_id = $2
+                GROUP BY status
+            ) AS on_sale
+            WHERE sale.sku_id = $1 AND sale.location_id = $2
+        ) all_of
+    ), had AS (
+        SELECT sum(recalled
+            + coalesce((SELECT sum(counter) FROM sale_bucket k WHERE k.sale_no = sale.sale_no), 0)
+            + coalesce((SELECT sum(units) FROM lane_grant g
+                        WHERE g.sale_no = sale.sale_no AND kind IN ('units', 'end')), 0)) AS units
+        FROM sale WHERE NOT drained AND sku_id = $1 AND location_id = $2
     )
-    .bind(item.sku.as_str())
-    .bind(item.location.as_str())
-    .fetch_all(tx)
-    .await?)
+    SELECT f.figure, coalesce(f.expected, 0)::int8 AS expected, f.found,
+        coalesce(f.imaged, f.expected, 0)::int8 AS imaged, f.known::int8 AS known
+    FROM s CROSS JOIN r CROSS JOIN had LEFT JOIN b ON true LEFT JOIN l ON true, LATERAL (VALUES
+        ('on_hand', s.on_hand, b.on_hand, l.on_hand, NULL),
+        ('reserved', s.reserved, b.reserved, l.reserved, coalesce(r.reserved, 0)),
+        ('unavailable', s.unavailable, b.unavailable, l.unavailable, NULL),
+        ('escrowed', s.escrowed, b.escrowed, l.escrowed, coalesce(had.units, 0)),
+        ('sold', s.sold, b.sold, l.sold, coalesce(r.sold, 0)),
+        ('damaged', s.damaged, b.damaged, l.damaged, NULL),
+        ('returned', s.returned, b.returned, l.returned, NULL),
+        ('safety_stock', s.safety_stock, b.safety_stock, NULL, NULL)) AS f(figure, expected, found, imaged, known)";
+
+/// Read while the balance is locked.
+async fn sides(tx: &mut PgConnection, item: &Item) -> Result<Vec<Side>, LedgerError> {
+    Ok(sqlx::query_as(SIDES)
+        .bind(item.sku.as_str())
+        .bind(item.location.as_str())
+        .fetch_all(tx)
+        .await?)
 }
 
 /// Whether each adjustment of the item has its event.

@@ -3,6 +3,7 @@
 mod books;
 mod command;
 mod counts;
+mod locked;
 mod orders;
 
 use reqwest::Method;
