@@ -1,5 +1,6 @@
 //! The event ledger: its pages, replays of it, and what is undone.
 
+mod append_only;
 mod late;
 mod many;
 mod pages;
