@@ -243,7 +243,10 @@ async fn a_hundred_thousand_hold_one_item() {
         assert!(answers.iter().all(|answer| matches!(answer, Reserved { .. })));
     }
     let last = rig.place(1, &Buy::of("u", "last")).await;
-    assert_eq!(rig.reserve(1, &Buy::of("w", "late")).await, Insufficient { available: 0 });
+    assert_eq!(
+        rig.reserve(1, &Buy::of("w", "late")).await,
+        Insufficient { available: 0 }
+    );
     end(&mut rig, last, Status::Released).await;
     rig.place(1, &Buy::of("w", "late")).await;
 }

@@ -41,6 +41,7 @@ mod story_carts;
 mod story_engine;
 mod story_expiry;
 mod story_keys;
+mod story_metrics;
 mod story_newer_sale;
 mod story_noise;
 mod story_operations;

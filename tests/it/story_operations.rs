@@ -82,7 +82,7 @@ async fn the_document_lists_every_call_of_the_contract() {
 }
 
 /// The samples of the metrics page: name with labels, value.
-async fn metrics(door: &Door) -> Vec<(String, f64)> {
+pub(crate) async fn metrics(door: &Door) -> Vec<(String, f64)> {
     let heard = send(door.admin, Method::GET, "/metrics", &[], "").await;
     assert_eq!(heard.status, 200);
     let samples = heard
