@@ -51,25 +51,25 @@ impl Ledger {
     pub async fn earlier_keys(&self, sale: &Sale, rows_max: u32) -> Result<Option<Vec<KeyHash>>, LedgerError> {
         let rows: Vec<(String, Uuid, bool)> = sqlx::query_as(
             "-- key.earlier: a key is kept for 72 h after the last change of its reservation, and then until it is purged.
-             -- No hold is longer than 30 days, so older partitions need not be read
+             -- No hold is longer than 30 days, and a late payment comes while its day is hot, so older partitions need not be read
              WITH r AS (
                  SELECT order_id, key_hash, cart_id, status, updated_at FROM inventory_reservation
                  WHERE sku_id = $1 AND location_id = $2 AND sale_no IS NULL
-                     AND created_at > now() - interval '35 days'
+                     AND created_at > now() - interval '45 days'
                  UNION ALL
                  SELECT order_id, key_hash, cart_id, status, updated_at FROM inventory_reservation_cold
                  WHERE sku_id = $1 AND location_id = $2 AND sale_no IS NULL
-                     AND created_at > now() - interval '35 days'
+                     AND created_at > now() - interval '45 days'
                  UNION ALL
                  SELECT order_id, key_hash, cart_id, status, r.updated_at FROM sale s
                  JOIN inventory_reservation r USING (sale_no)
                  WHERE s.sku_id = $1 AND s.location_id = $2 AND s.sale_no <> $3
-                     AND r.created_at > now() - interval '35 days'
+                     AND r.created_at > now() - interval '45 days'
                  UNION ALL
                  SELECT order_id, key_hash, cart_id, status, r.updated_at FROM sale s
                  JOIN inventory_reservation_cold r USING (sale_no)
                  WHERE s.sku_id = $1 AND s.location_id = $2 AND s.sale_no <> $3
-                     AND r.created_at > now() - interval '35 days'
+                     AND r.created_at > now() - interval '45 days'
              )
              SELECT order_id, key_hash, cart_id IS NOT NULL FROM r
              WHERE status = 'RESERVED' OR status <> 'REJECTED' AND updated_at > now() - interval '96 hours'

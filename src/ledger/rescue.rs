@@ -193,15 +193,17 @@ fn with_status(rows: &Locked, id: ReservationId, status: Status) -> Result<Vec<&
     Ok(found)
 }
 
-/// Whether a sale of one of these items, be it another one than theirs, still has units on their way home.
 /// Keeps the sales of a reservation as they are until the end of the transaction. A stop that came between the look at
 /// them and the grants would take the units home before the lane is asked for them, and nobody would wait for that.
 /// Before the reservation's rows, for sales come first.
 async fn hold_sales(tx: &mut PgConnection, id: ReservationId) -> Result<(), LedgerError> {
     sqlx::query(
         "-- rescue.hold_sales
-         SELECT FROM sale s WHERE s.sale_no IN (SELECT sale_no FROM inventory_reservation
-                                                WHERE reservation_id = $1 OR cart_id = $1)
+         SELECT FROM sale s WHERE s.sale_no IN (
+             SELECT sale_no FROM inventory_reservation WHERE reservation_id = $1 OR cart_id = $1
+             UNION ALL
+             SELECT sale_no FROM inventory_reservation
+             WHERE cart_id IN (SELECT cart_id FROM inventory_reservation WHERE reservation_id = $1 AND cart_id IS NOT NULL))
          ORDER BY s.sale_no FOR SHARE OF s",
     )
     .bind(id.0)
@@ -210,6 +212,7 @@ async fn hold_sales(tx: &mut PgConnection, id: ReservationId) -> Result<(), Ledg
     Ok(())
 }
 
+/// Whether a sale of one of these items, be it another one than theirs, still has units on their way home.
 async fn is_draining(tx: &mut PgConnection, rows: &[&ReservationRow]) -> Result<bool, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- rescue.draining

@@ -156,12 +156,18 @@ impl Ledger {
 fn late<'a>(asks: &'a [EndAsk], rows: &Locked, keys: &EndingKeys) -> Result<Vec<&'a EndAsk>, LedgerError> {
     let (mut late, mut named, mut with_key) = (Vec::new(), HashSet::new(), HashSet::new());
     for ask in asks {
-        let is_first = named.insert(ask.id) && ask.key.is_none_or(|(key, _)| with_key.insert(key));
-        if ask.ending != Ending::Commit || !is_first || keys.owner(ask).is_some() {
+        let owner = keys.owner(ask);
+        // Whoever sends another's key ends nothing.
+        if owner.is_some_and(|owner| !owner.made(ask)) {
+            continue;
+        }
+        let parts = rows.rows_of(ask.id.0);
+        let is_named_first = parts.first().is_none_or(|part| named.insert(*part));
+        let has_key_first = ask.key.is_none_or(|(key, _)| with_key.insert(key));
+        if ask.ending != Ending::Commit || owner.is_some() || !is_named_first || !has_key_first {
             continue;
         }
         let Some(found) = rows.whole(ask.id.0)? else { continue };
-        let parts = rows.rows_of(ask.id.0);
         let in_lanes = || parts.iter().any(|part| rows.get(part).rescued_at.is_some());
         let is_cart = found.id.kind() == Some(Kind::Cart);
         let is_late = found.status == Status::Expired || found.status == Status::Reserved && is_cart && in_lanes();
