@@ -1,5 +1,9 @@
 -- Events can't be truncated either: neither all of them nor those of one day. A trigger for that is not inherited, so each
--- day has its own. A day that was detached can be dropped. Safe while selling: each lock is held for an instant.
+-- day has its own. A day that was detached can be dropped. Safe while selling: the locks are held for some milliseconds, and
+-- where a vacuum keeps one of them, this gives up rather than have every writer wait behind it; run it again. A day that
+-- is just being made comes before or after.
+SELECT pg_advisory_xact_lock(hashtext('flashgate.ensure_day'));
+SET LOCAL lock_timeout = '2s';
 CREATE TRIGGER inventory_event_not_truncated BEFORE TRUNCATE ON inventory_event
     FOR EACH STATEMENT EXECUTE FUNCTION inventory_event_is_append_only();
 DO $$
