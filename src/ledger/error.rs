@@ -95,7 +95,7 @@ impl<T> OfOneSale<T> for Result<T, LedgerError> {
     fn of_one_sale(self, sale_no: i32, step: &'static str) -> Result<Option<T>, LedgerError> {
         match self {
             Ok(done) => Ok(Some(done)),
-            Err(error @ LedgerError::Unavailable(_)) => Err(error),
+            Err(error @ LedgerError::Unavailable(_)) if !error.is_canceled() => Err(error),
             Err(error) => {
                 tracing::error!(sale_no, step, %error, "a sale's step failed; the other sales go on");
                 Ok(None)

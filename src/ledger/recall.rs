@@ -93,7 +93,7 @@ impl Ledger {
     }
 
     async fn regrant_forgotten(&self, sale_no: i32) -> Result<Option<LaneNo>, LedgerError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in_haste().await?;
         let row: Option<LockedRow> = sqlx::query_as(concat!(
             "-- sale.lock_forgotten: what another gateway is at is left to it
              SELECT ",

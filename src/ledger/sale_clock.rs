@@ -59,7 +59,7 @@ impl Ledger {
     }
 
     async fn act_by_clock(&self, sale_no: i32) -> Result<Option<Acted>, LedgerError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in_haste().await?;
         let row: Option<DueRow> = sqlx::query_as(concat!(
             "-- sale.lock_due: looked at again under the lock, for an operator may have been first
              SELECT ",

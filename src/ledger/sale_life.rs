@@ -110,7 +110,7 @@ impl Ledger {
     /// # Errors
     /// The ledger could not find out.
     pub async fn finish_drain(&self, sale_no: i32) -> Result<bool, LedgerError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in_haste().await?;
         let row: Option<LockedRow> = sqlx::query_as(concat!(
             "-- sale.lock_ended\nSELECT ",
             locked_columns!(),

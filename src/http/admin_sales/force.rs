@@ -12,8 +12,8 @@ use crate::domain::sale::{Sale, SaleState};
 use crate::http::Gateway;
 use crate::http::code::Code;
 use crate::http::problem::Problem;
-use crate::ledger::GrantTicket;
 use crate::ledger::sale::Acted;
+use crate::ledger::{GrantTicket, LedgerError};
 
 /// Longest wait for lanes to take a change; a lane whose owner died has another by then.
 pub(in crate::http) const IN_FORCE_MAX: Duration = Duration::from_secs(5);
@@ -82,7 +82,13 @@ pub(in crate::http) async fn taken_back(
 
 async fn drained(gateway: &Gateway, sale: &Sale) -> Result<(), Problem> {
     let deadline = Instant::now() + DRAIN_MAX;
-    while !gateway.ledger.finish_drain(sale.no).await? {
+    loop {
+        match gateway.ledger.finish_drain(sale.no).await {
+            Ok(true) => break,
+            // Somebody keeps the balance to himself for now.
+            Ok(false) | Err(LedgerError::Retry(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
         if Instant::now() >= deadline {
             return Err(late(gateway, "the sale has ended; its units are still coming back"));
         }

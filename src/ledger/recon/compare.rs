@@ -63,6 +63,7 @@ impl Ledger {
         let Some(begun) = self.begin_compare(what, by).await? else {
             return Ok(None);
         };
+        let page = page.max(1);
         let (mut compared, mut after) = (None, None);
         loop {
             let mut tx = self.begin().await?;

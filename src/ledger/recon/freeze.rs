@@ -119,7 +119,7 @@ impl Ledger {
     }
 
     async fn heed_once(&self, sale_no: i32, id: &SaleId) -> Result<Option<Frozen>, LedgerError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin_in_haste().await?;
         let alarms: Vec<Alarm> = sqlx::query_as(
             "-- alarm.of_sale: what another heeds is left to it
              SELECT alarm_no, lane, cause, units FROM alarm WHERE sale_no = $1 ORDER BY alarm_no FOR UPDATE SKIP LOCKED",

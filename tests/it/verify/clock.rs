@@ -48,3 +48,33 @@ async fn a_sale_that_fails_keeps_no_other_from_its_step() {
         "(SKU, state, drained, recalled, alarms)"
     );
 }
+
+/// Somebody has a balance open in a session of his own, and waits for lunch.
+#[tokio::test]
+async fn a_sale_whose_balance_is_kept_locked_keeps_no_other_from_its_step() {
+    let fair = Fair::open().await;
+    let desk = &fair.desk;
+    desk.sale("next", 10, None, 1).await;
+    fair.settle().await;
+    desk.act("hot", Stop).await;
+    desk.act("next", Stop).await;
+    fair.settle().await;
+    let mut session = desk.pool.begin().await.expect("Postgres answers");
+    let locked = sqlx::query("SELECT FROM inventory_balance WHERE sku_id = 'hot' FOR UPDATE")
+        .execute(&mut *session)
+        .await;
+    assert_eq!(locked.expect("it locks").rows_affected(), 1);
+    sales::run_once(&fair.context).await.expect("Postgres answers");
+    let drained: Vec<String> = sqlx::query_scalar("SELECT sku_id FROM sale WHERE drained")
+        .fetch_all(&desk.pool)
+        .await
+        .expect("reads");
+    assert_eq!(drained, ["next"]);
+    session.rollback().await.expect("Postgres answers");
+    sales::run_once(&fair.context).await.expect("Postgres answers");
+    let left: i64 = sqlx::query_scalar("SELECT count(*) FROM sale WHERE NOT drained")
+        .fetch_one(&desk.pool)
+        .await
+        .expect("reads");
+    assert_eq!(left, 0);
+}
