@@ -419,8 +419,10 @@ async fn beginnings_are_shed_while_endings_still_fit() {
         ..open()
     })
     .await;
-    let hanging = served.hang().await;
+    let mut hanging = Vec::new();
     let shed = async || {
+        // One that came while a look had the place was sent away.
+        hanging.push(served.hang().await);
         let heard = served.reserve(&[], LINE).await;
         (heard.problem() == (503, "OVERLOADED".into())).then_some(())
     };
