@@ -83,6 +83,14 @@ impl Shop {
 
     /// A reservation that has become durable; its order is `o<n>`.
     pub(crate) async fn reserve(&self, wish: Wish) -> ReservationId {
+        if wish.created_ms < 0 {
+            // Shortly after midnight that was yesterday.
+            self.sql(&format!(
+                "SELECT ensure_day(clock_timestamp() + {} * interval '1 ms')",
+                wish.created_ms
+            ))
+            .await;
+        }
         let n = self.next.fetch_add(1, Ordering::Relaxed);
         let id = ID_KEY.seal(LANE, Place::new(1, n, 0, Nonce(n.to_be_bytes())));
         let order = format!("o{n}");
