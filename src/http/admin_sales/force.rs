@@ -85,7 +85,7 @@ async fn drained(gateway: &Gateway, sale: &Sale) -> Result<(), Problem> {
     loop {
         match gateway.ledger.finish_drain(sale.no).await {
             Ok(true) => break,
-            // Somebody keeps the balance to himself for now.
+            // Somebody has the balance locked; the next look may find it free.
             Ok(false) | Err(LedgerError::Retry(_)) => {}
             Err(error) => return Err(error.into()),
         }
