@@ -126,8 +126,8 @@ impl<'a> Soak<'a> {
     async fn endurance(&mut self) -> Result<(), Failure> {
         let length = self.seconds(ENDURANCE);
         let sale = self.ours.admin().sale(tag::next(), UNITS, HOLD_SECONDS).await?;
-        // The steady rate has to bear the expiries too, so they have begun.
-        let warmup = self.seconds(Duration::from_secs(2 * u64::from(HOLD_SECONDS)));
+        // The steady rate has to bear the expiries too, so they have begun, at any scale.
+        let warmup = Duration::from_secs(2 * u64::from(HOLD_SECONDS));
         let window = self.seconds(Duration::from_secs(60));
         let (steady, _) = self.stage().steady_of(&sale, warmup, window).await?;
         self.ours.drained(&sale).await?;
