@@ -112,15 +112,18 @@ async fn run(settings: &Settings) -> Result<bool, Failure> {
         servers.stop().await;
         return guard::guard(settings, &flashgate, &baselines, &mut results).await;
     }
-    if settings.soak {
+    let measured = if settings.soak {
         servers.stop().await;
         let mut round = Round::default();
-        soak::soak(&flashgate, settings.scale, &mut round, &mut results.checks).await?;
+        let measured = soak::soak(&flashgate, settings.scale, &mut round, &mut results.checks).await;
         results.rounds.push(round);
+        measured
     } else {
-        bench(settings, &flashgate, &baselines, servers, &mut results).await?;
-    }
+        bench(settings, &flashgate, &baselines, servers, &mut results).await
+    };
+    // A run that broke off after an hour has measured something.
     results.print(settings.quick)?;
+    measured?;
     if !settings.quick {
         results.save(settings)?;
     }
