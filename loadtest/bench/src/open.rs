@@ -1,20 +1,18 @@
 //! The gateway's part of a round that wrk can't measure: the steady rate, and latency at rates that don't wait for
 //! answers.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use crate::Failure;
 use crate::gateway::{ACCEPTED, DURABLE, Stage, count};
-use crate::load::{self, Gate, Pace, Report, as_f64, report};
+use crate::load::{self, Gate, Pace, as_f64, report};
 use crate::ours::{Sale, UNITS};
 use crate::settings::{BURST_CONNECTIONS, CALLERS, CONNECTIONS, OPEN_CONNECTIONS};
 use crate::tag;
 
-/// Reservations that may wait for the ledger while the steady rate is measured: several full batches of the writer. And
-/// units that may be on their way back, of reservations whose time is over.
+/// Reservations that may wait for the ledger while the steady rate is measured: several full batches of the writer.
 const STEADY_QUEUE: i64 = 16_384;
 /// Until the queue is as full as it will be.
 const STEADY_WARMUP: Duration = Duration::from_secs(2);
@@ -55,11 +53,17 @@ impl Stage<'_> {
     }
 
     /// The rate at which the queue neither grows nor runs empty: buyers come as fast as they can while fewer than
-    /// [`STEADY_QUEUE`] wait for the ledger, and as few for their units to come back.
+    /// [`STEADY_QUEUE`] wait for the ledger.
     async fn steady(&mut self) -> Result<f64, Failure> {
         let sale = self.ours.sale(UNITS).await?;
-        let window = Duration::from_secs(u64::from(self.seconds) * 2);
-        let (rate, report) = self.steady_of(&sale, STEADY_WARMUP, window).await?;
+        let gate = Gate::default();
+        let connections = usize::try_from(CONNECTIONS)?;
+        let pace = Pace::Gate(gate.clone());
+        let load = load::start(self.plan(&sale.name, &tag::next(), connections, ACCEPTED, pace));
+        let watched = self.watch(&sale, &gate).await;
+        gate.end();
+        let report = report(load).await?;
+        let rate = watched?;
         self.ours.drained(&sale).await?;
         let rows = self
             .check_rows(&sale.name, as_f64(report.granted), as_f64(report.unknown))
@@ -68,43 +72,16 @@ impl Stage<'_> {
         Ok(rate)
     }
 
-    /// The same for a sale that there is.
-    ///
-    /// # Errors
-    /// The gateway does not serve.
-    pub(crate) async fn steady_of(
-        &mut self,
-        sale: &Sale,
-        warmup: Duration,
-        window: Duration,
-    ) -> Result<(f64, Report), Failure> {
-        let gate = Gate::default();
-        let connections = usize::try_from(CONNECTIONS)?;
-        let pace = Pace::Gate(gate.clone());
-        let load = load::start(self.plan(&sale.name, &tag::next(), connections, ACCEPTED, pace));
-        let watched = self.watch(sale, &gate, warmup, window).await;
-        gate.end();
-        let report = report(load).await?;
-        Ok((watched?, report))
-    }
-
-    async fn watch(&mut self, sale: &Sale, gate: &Gate, warmup: Duration, window: Duration) -> Result<f64, Failure> {
+    async fn watch(&mut self, sale: &Sale, gate: &Gate) -> Result<f64, Failure> {
+        let window = Duration::from_secs(u64::from(self.seconds) * 2);
         let pids = self.ours.target().pids;
         let begin = Instant::now();
         let mut from = None;
-        // What was accepted, and when: what is older than the hold should have come back.
-        let mut accepted: VecDeque<(Instant, i64)> = VecDeque::new();
         loop {
             let (now, progress) = (Instant::now(), self.ours.progress(sale).await?);
-            accepted.push_back((now, progress.accepted));
-            while accepted.get(1).is_some_and(|(at, _)| now - *at > sale.hold) {
-                accepted.pop_front();
-            }
-            let due = accepted.front().filter(|(at, _)| now - *at > sale.hold);
-            let late = progress.taken - (progress.accepted - due.map_or(0, |(_, count)| *count));
-            gate.set_open(progress.queue < STEADY_QUEUE && late < STEADY_QUEUE);
+            gate.set_open(progress.queue < STEADY_QUEUE);
             match from {
-                None if begin.elapsed() > warmup => from = Some((now, progress, pids.cpu())),
+                None if begin.elapsed() > STEADY_WARMUP => from = Some((now, progress, pids.cpu())),
                 Some((since, first, cpu)) if now - since > window => {
                     let rows = count(progress.durable - first.durable);
                     let rate = rows / (now - since).as_secs_f64();

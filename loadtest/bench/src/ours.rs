@@ -72,8 +72,6 @@ pub(crate) struct Sale {
     /// Its id, and that of its SKU.
     pub(crate) name: String,
     units: i64,
-    /// Time to pay.
-    pub(crate) hold: Duration,
 }
 
 /// How far a sale's reservations have got.
@@ -383,7 +381,6 @@ impl Admin {
         Ok(Sale {
             name,
             units: allocation,
-            hold: Duration::from_secs(hold_seconds.into()),
         })
     }
 }

@@ -243,7 +243,7 @@ pub(crate) const BENCH: [Row; 27] = [
 ];
 
 /// The table of `make soak`.
-pub(crate) const SOAK: [Row; 9] = [
+pub(crate) const SOAK: [Row; 10] = [
     Row {
         what: "rate over 10,000 sales, 1,000,000 SKUs, past reservations ÷ one SKU, none",
         target: higher(0.8, 0.95),
@@ -267,6 +267,12 @@ pub(crate) const SOAK: [Row; 9] = [
         target: lower(0.5, 0.0),
         unit: "%",
         of: |round| round.get("endurance.errors_percent"),
+    },
+    Row {
+        what: "… granted, all of them expiring meanwhile",
+        target: None,
+        unit: "/s",
+        of: |round| round.get("endurance.rate"),
     },
     Row {
         what: "… growth of memory in the last 20 minutes",

@@ -32,6 +32,14 @@ const MAKERS: u32 = 32;
 const ENDURANCE: Duration = Duration::from_secs(1_800);
 const LOAD: f64 = 0.9;
 const SETTLED: f64 = 1.0 / 3.0;
+/// How that rate is found: from this share of the rate without expiries up, each step by so much more, each so long that
+/// things have expired for 15 s at its end. It is borne where no more is late at the end than comes in so many seconds, and so much
+/// was granted.
+const FIRST_STEP: f64 = 0.3;
+const STEP_UP: f64 = 1.15;
+const STEP: Duration = Duration::from_secs(35);
+const LATE_SECONDS: f64 = 1.0;
+const GRANTED: f64 = 0.995;
 /// Between two looks at memory, and how many make a mean.
 const MEMORY_LOOK: Duration = Duration::from_secs(5);
 const MEMORY_MEAN: usize = 12;
@@ -55,7 +63,7 @@ pub(crate) async fn soak(flashgate: &Path, scale: f64, round: &mut Round, checks
     say("one SKU alone")?;
     let alone = soak.rates(None).await?;
     say("half an hour near the steady rate")?;
-    soak.endurance().await?;
+    soak.endurance(alone).await?;
     say("a large catalogue")?;
     soak.catalogue(alone).await?;
     say("a million reservations expire")?;
@@ -123,14 +131,10 @@ impl<'a> Soak<'a> {
     }
 
     /// Half an hour near the steady rate, with the answers that this rate was measured with; all of it expires meanwhile.
-    async fn endurance(&mut self) -> Result<(), Failure> {
+    async fn endurance(&mut self, alone: f64) -> Result<(), Failure> {
         let length = self.seconds(ENDURANCE);
         let sale = self.ours.admin().sale(tag::next(), UNITS, HOLD_SECONDS).await?;
-        // The steady rate has to bear the expiries too, so they have begun, at any scale.
-        let warmup = Duration::from_secs(2 * u64::from(HOLD_SECONDS));
-        let window = self.seconds(Duration::from_secs(60));
-        let (steady, _) = self.stage().steady_of(&sale, warmup, window).await?;
-        self.ours.drained(&sale).await?;
+        let steady = self.bearable(&sale, alone).await?;
         let pace = Pace::Rate {
             per_second: steady * LOAD,
             seconds: length.as_secs_f64(),
@@ -173,6 +177,42 @@ impl<'a> Soak<'a> {
         self.round.put("endurance.p95_ms", report.from_due.percentile_ms(95));
         self.round.put("endurance.p99_ms", report.from_due.percentile_ms(99));
         Ok(())
+    }
+
+    /// The highest rate that is borne while all of it expires and comes back as fast, found from below. Whoever lets in
+    /// as many as come learns nothing: what falls due together then is more than the machine bears, and so for ever.
+    async fn bearable(&mut self, sale: &Sale, alone: f64) -> Result<f64, Failure> {
+        let mut rate = alone * FIRST_STEP;
+        let mut borne = None;
+        loop {
+            let pace = Pace::Rate {
+                per_second: rate,
+                seconds: STEP.as_secs_f64(),
+            };
+            let name = tag::next();
+            let plan = self.stage().plan(&sale.name, &name, OPEN_CONNECTIONS, ACCEPTED, pace);
+            let report = report(load::start(plan)).await?;
+            let progress = self.ours.progress(sale).await?;
+            let live = rate * f64::from(HOLD_SECONDS);
+            let late = progress.queue.max(progress.taken - i64::from(whole(live)));
+            let is_borne = count(late) < rate * LATE_SECONDS && as_f64(report.granted) > report.due * GRANTED;
+            say(&format!(
+                "{rate:.0}/s: {late} late, {} of {:.0} granted",
+                report.granted, report.due
+            ))?;
+            self.ours.drained(sale).await?;
+            match (is_borne, borne) {
+                (true, _) => {
+                    borne = Some(rate);
+                    rate *= STEP_UP;
+                }
+                (false, Some(borne)) => {
+                    self.round.put("endurance.steady_rate", borne);
+                    return Ok(borne);
+                }
+                (false, None) => rate *= FIRST_STEP,
+            }
+        }
     }
 
     /// What the gateway and Redis hold in memory; Postgres' is what it was given.
