@@ -5,7 +5,7 @@
 //! the next beat writes that silence down before anything else expires. A cart expires whole, at the last of its
 //! parts' deadlines.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -40,8 +40,6 @@ struct Overdue {
     /// Its sale stands still.
     frozen: bool,
     beat_at: DateTime<Utc>,
-    /// Of its cart: parts that are held; all of them, but where a late payment has taken only some again.
-    open_parts: i64,
 }
 
 /// How long a cart of which a part stands still is left alone, in seconds.
@@ -51,9 +49,7 @@ const STANDS_STILL: i64 = 5;
 macro_rules! overdue {
     () => {
         "deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) <= (SELECT beat_at FROM pulse) AS over, \
-         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at, \
-         (SELECT count(*) FROM inventory_reservation o WHERE o.cart_id = r.cart_id AND o.status = 'RESERVED') \
-         AS open_parts"
+         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at"
     };
 }
 
@@ -128,24 +124,37 @@ async fn with_carts(tx: &mut sqlx::PgConnection, overdue: Vec<Overdue>) -> Resul
     if carts.is_empty() {
         return Ok(whole);
     }
+    let carts: Vec<Uuid> = carts.into_iter().collect();
+    // Both by the word, so that nobody looks for a cart's parts among all that are reserved, which have an index. Counted
+    // first: whatever changes until the rows are locked, the numbers differ then, and the cart is left out.
+    let open: Vec<(Uuid, i64)> = sqlx::query_as(
+        "-- expiry.open_parts: all of a cart's, but where a late payment has taken only some again
+         SELECT cart_id, count(*) FROM inventory_reservation
+         WHERE cart_id = ANY($1) AND status::text = 'RESERVED' GROUP BY cart_id",
+    )
+    .bind(&carts)
+    .fetch_all(&mut *tx)
+    .await?;
+    let open: HashMap<Uuid, i64> = open.into_iter().collect();
     let parts: Vec<Overdue> = sqlx::query_as(concat!(
         "-- expiry.carts\nSELECT ",
         columns!(),
         ", ",
         overdue!(),
         " FROM inventory_reservation r LEFT JOIN sale s USING (sale_no)
-          WHERE r.cart_id = ANY($1) AND r.status = 'RESERVED'
+          WHERE r.cart_id = ANY($1) AND r.status::text = 'RESERVED'
           ORDER BY r.reservation_id FOR NO KEY UPDATE OF r SKIP LOCKED"
     ))
-    .bind(carts.into_iter().collect::<Vec<_>>())
+    .bind(&carts)
     .fetch_all(&mut *tx)
     .await?;
     let mut by_cart: BTreeMap<Option<Uuid>, Vec<Overdue>> = BTreeMap::new();
     for part in parts {
         by_cart.entry(part.row.cart_id).or_default().push(part);
     }
-    for mut parts in by_cart.into_values() {
-        if usize::try_from(parts[0].open_parts) != Ok(parts.len()) {
+    for (cart, mut parts) in by_cart {
+        let held = cart.and_then(|cart| open.get(&cart));
+        if held.map(|held| usize::try_from(*held)) != Some(Ok(parts.len())) {
             continue;
         }
         let still = parts.iter().any(|part| part.frozen);

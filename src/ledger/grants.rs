@@ -223,10 +223,12 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn lanes_with_grants(&self) -> Result<Vec<LaneNo>, LedgerError> {
-        let lanes: Vec<i16> =
-            sqlx::query_scalar("-- grants.waiting\nSELECT DISTINCT lane FROM lane_grant WHERE grant_no IS NULL")
-                .fetch_all(&self.pool)
-                .await?;
+        let lanes: Vec<i16> = sqlx::query_scalar(
+            "-- grants.lanes_waiting: one probe a lane, however many wait
+             SELECT lane FROM lane l WHERE EXISTS (SELECT 1 FROM lane_grant g WHERE g.lane = l.lane AND g.grant_no IS NULL)",
+        )
+        .fetch_all(&self.pool)
+        .await?;
         Ok(lanes.into_iter().map(LaneNo::from_i16).collect())
     }
 

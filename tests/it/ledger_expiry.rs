@@ -8,6 +8,7 @@ use flashgate::ledger::{EndAnswer, ExpireRun, ExtendAnswer, ExtendAsk};
 use futures::future::join_all;
 use uuid::Uuid;
 
+use crate::support::door::until;
 use crate::support::shop::{LANE, Shop, Stock, Wish, commit, extension};
 
 fn wish(created_ms: i64, expires_ms: i64) -> Wish {
@@ -79,6 +80,43 @@ async fn a_run_takes_no_more_than_its_batch() {
     assert_eq!((run.expired, run.backlog), (2, true));
     let run = shop.ledger.expire_due(2).await.expect("Postgres answers");
     assert_eq!((run.expired, run.backlog), (1, false));
+}
+
+#[tokio::test]
+async fn an_expiry_reads_what_is_due_however_much_is_reserved() {
+    let shop = Shop::open().await;
+    // As the worker does it: planned once, when nothing was there.
+    let worker = shop.ledger.apart(1);
+    worker.expire_due(1000).await.expect("Postgres answers");
+    for _ in 0..40 {
+        shop.reserve(wish(-900_000, -1)).await;
+    }
+    let open = shop.reserve(wish(0, 900_000)).await;
+    sqlx::query(
+        "INSERT INTO inventory_reservation (reservation_id, order_id, sku_id, location_id, quantity, status, key_hash,
+             fingerprint, explicit_key, trace_id, expires_at, created_at, updated_at)
+         SELECT gen_random_uuid(), order_id, sku_id, location_id, quantity, status, key_hash, fingerprint, explicit_key,
+             trace_id, expires_at, created_at, updated_at
+         FROM inventory_reservation, generate_series(1, 5000) WHERE reservation_id = $1",
+    )
+    .bind(open.0)
+    .execute(&shop.pool)
+    .await
+    .expect("rows like this one");
+    let run = worker.expire_due(1000).await.expect("Postgres answers");
+    assert_eq!(run.expired, 40);
+    // A session tells what it has read at its end.
+    worker.close().await;
+    let read = "SELECT coalesce(sum(idx_tup_read), 0)::int8 FROM pg_stat_user_indexes
+        WHERE indexrelname LIKE 'inventory_reservation_2%expires_at_idx'";
+    let read = until("the session has told", async || {
+        Some(shop.number(read).await).filter(|read| *read >= 40)
+    })
+    .await;
+    assert!(
+        read < 10_000,
+        "{read} entries of the index were read for 40 that were due"
+    );
 }
 
 #[tokio::test]
