@@ -164,15 +164,16 @@ async fn update_rows(tx: &mut PgConnection, ended: &[Ended]) -> Result<DateTime<
         ended.iter().map(pick).collect::<Vec<_>>()
     };
     let at: Vec<DateTime<Utc>> = sqlx::query_scalar(
-        "-- ending.update: the status is asked for again, so that even a forgotten lock could not end one twice; the
-         -- deadline is written with the stalls that it was given, for these are not kept for ever
+        "-- ending.update: the status is asked for again, so that even a forgotten lock could not end one twice, and by its
+         -- word: all that is reserved has an index, which seems as good as any on a day that was empty when this was
+         -- planned. The deadline is written with the stalls that it was given, for these are not kept for ever
          UPDATE inventory_reservation r SET status = e.status, updated_at = now.at, expires_at = e.due,
              stall_no = e.stalls, payment_id = e.payment_id, end_reason = e.end_reason
          FROM UNNEST($1::uuid[], $2::timestamptz[], $3::reservation_status[], $4::timestamptz[], $5::int8[],
                      $6::text[], $7::text[])
               AS e(reservation_id, created_at, status, due, stalls, payment_id, end_reason),
               (SELECT clock_timestamp() AS at OFFSET 0) AS now
-         WHERE r.reservation_id = e.reservation_id AND r.created_at = e.created_at AND r.status = 'RESERVED'
+         WHERE r.reservation_id = e.reservation_id AND r.created_at = e.created_at AND r.status::text = 'RESERVED'
          RETURNING r.updated_at",
     )
     .bind(ended.iter().map(|e| e.row.reservation_id).collect::<Vec<_>>())

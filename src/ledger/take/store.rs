@@ -190,7 +190,7 @@ pub(super) async fn join(tx: &mut PgConnection, joins: &[Join]) -> Result<(), Le
              stall_no = j.stalls, updated_at = clock_timestamp()
          FROM UNNEST($1::uuid[], $2::timestamptz[], $3::int8[], $4::uuid[], $5::int2[], $6::timestamptz[])
               AS j(reservation_id, created_at, stalls, cart, parts, expires_at)
-         WHERE r.reservation_id = j.reservation_id AND r.created_at = j.created_at AND r.status = 'RESERVED'
+         WHERE r.reservation_id = j.reservation_id AND r.created_at = j.created_at AND r.status::text = 'RESERVED'
              AND r.cart_id IS NULL",
     )
     .bind(joins.iter().map(|join| join.row).collect::<Vec<_>>())
