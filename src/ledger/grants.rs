@@ -224,8 +224,8 @@ impl Ledger {
     /// Postgres can't be asked.
     pub async fn lanes_with_grants(&self) -> Result<Vec<LaneNo>, LedgerError> {
         let lanes: Vec<i16> = sqlx::query_scalar(
-            "-- grants.lanes_waiting: one probe a lane, however many wait
-             SELECT lane FROM lane l WHERE EXISTS (SELECT 1 FROM lane_grant g WHERE g.lane = l.lane AND g.grant_no IS NULL)",
+            "-- grants.lanes_waiting: one probe a lane; OFFSET 0 keeps it so
+             SELECT lane FROM lane l WHERE EXISTS (SELECT FROM lane_grant WHERE lane = l.lane AND grant_no IS NULL OFFSET 0)",
         )
         .fetch_all(&self.pool)
         .await?;
@@ -249,9 +249,8 @@ impl Ledger {
         };
         let ids = add_grants(&mut tx, &[take]).await?;
         tx.commit().await?;
-        ids.first()
-            .copied()
-            .ok_or_else(|| LedgerError::Broken("a grant was inserted without an id".into()))
+        let id = ids.first().copied();
+        id.ok_or_else(|| LedgerError::Broken("a grant was inserted without an id".into()))
     }
 }
 
@@ -369,7 +368,7 @@ async fn return_units(
     }
     post(tx, &movements).await?;
     let ids: Vec<i64> = back.iter().map(|grant| grant.grant_id).collect();
-    sqlx::query("-- grants.returned\n DELETE FROM lane_grant WHERE grant_id = ANY($1) AND grant_no IS NULL")
+    sqlx::query("-- grants.returned\n DELETE FROM lane_grant WHERE grant_id = ANY($1) AND coalesce(grant_no, 0) = 0")
         .bind(&ids)
         .execute(&mut *tx)
         .await?;
@@ -382,10 +381,9 @@ async fn number(tx: &mut PgConnection, lane: LaneNo, last: i64, on: &[&Waiting])
     }
     let ids: Vec<i64> = on.iter().map(|grant| grant.grant_id).collect();
     sqlx::query(
-        "-- grants.number
-         UPDATE lane_grant g SET grant_no = $3 + w.place
-         FROM UNNEST($2::int8[]) WITH ORDINALITY AS w(grant_id, place)
-         WHERE g.grant_id = w.grant_id AND g.lane = $1",
+        "-- grants.number: by ids; planned for an empty queue, it might read the lane's, whole
+         UPDATE lane_grant SET grant_no = $3 + array_position($2::int8[], grant_id)
+         WHERE grant_id = ANY($2) AND lane + 0 = $1",
     )
     .bind(lane.to_i16())
     .bind(&ids)

@@ -177,10 +177,12 @@ impl Ledger {
     pub fn apart(&self, connections_max: u32) -> Ledger {
         let options = self.pool.options().clone().max_connections(connections_max);
         let to = (*self.pool.connect_options()).clone();
-        // Where there is no index a scan seems to cost enough to have it compiled, each time.
+        // Where there is no index a scan seems to cost enough to have it compiled, each time. And on a day of which the
+        // planner knows nothing a second index seems to be worth reading whole, for each row.
         let plans = [
             ("plan_cache_mode", "force_generic_plan"),
             ("enable_seqscan", "off"),
+            ("enable_bitmapscan", "off"),
             ("jit", "off"),
         ];
         self.over(&options.connect_lazy_with(to.options(plans)))

@@ -83,7 +83,7 @@ async fn hot_days(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, Ledge
 }
 
 /// Whether the day's last reservation ended before `before`. A day that has reservations in it has them at its end, so
-/// younger days are not even looked at.
+/// younger days are not even looked at, and of one with an open reservation the index of these tells.
 async fn is_over(connection: &mut PgConnection, day: NaiveDate, before: DateTime<Utc>) -> Result<bool, LedgerError> {
     if day.and_time(NaiveTime::MIN).and_utc() + TimeDelta::days(1) > before {
         return Ok(false);
@@ -91,7 +91,8 @@ async fn is_over(connection: &mut PgConnection, day: NaiveDate, before: DateTime
     let name = name_of("inventory_reservation", day);
     Ok(sqlx::query_scalar(&format!(
         "-- partition.is_over
-         SELECT NOT EXISTS (SELECT FROM {name} WHERE status = 'RESERVED' OR updated_at >= $1)"
+         SELECT NOT EXISTS (SELECT FROM {name} WHERE status = 'RESERVED')
+             AND NOT EXISTS (SELECT FROM {name} WHERE updated_at >= $1)"
     ))
     .bind(before)
     .fetch_one(connection)

@@ -102,7 +102,7 @@ impl Ledger {
         let rows: Vec<(String, i64)> = sqlx::query_as(
             "-- places.parcels: reads today's partition alone, so it is asked every few seconds at most
              SELECT location_id, count(*) FROM inventory_reservation
-             WHERE created_at >= date_trunc('day', clock_timestamp(), 'UTC') AND status IN ('RESERVED', 'COMMITTED')
+             WHERE created_at >= date_trunc('day', now(), 'UTC') AND status IN ('RESERVED', 'COMMITTED')
                  AND location_id IN (SELECT location_id FROM location WHERE daily_capacity IS NOT NULL)
              GROUP BY location_id",
         )

@@ -141,8 +141,13 @@ async fn in_force(context: &Context, lane: LaneNo, cursor: Cursor) -> Result<i64
     }
 }
 
-/// Wakes the granters of lanes with grants that another gateway, or nobody's request, has made.
+/// Wakes the granters of lanes with grants that another gateway, or nobody's request, has made; over a connection of its
+/// own, as the [expiry](super::expiry) has one.
 pub(crate) async fn nudge(context: Context) {
+    let context = Context {
+        ledger: context.ledger.apart(1),
+        ..context
+    };
     repeat::<LedgerError, _>(&context, "grants", LOOK_EVERY, async || {
         for lane in context.ledger.lanes_with_grants().await? {
             context.flash.nudge_grants(lane);
@@ -150,4 +155,5 @@ pub(crate) async fn nudge(context: Context) {
         Ok(false)
     })
     .await;
+    context.ledger.close().await;
 }

@@ -79,11 +79,16 @@ pub(super) async fn take_rows(
     let count = rows.iter().zip(reports).take_while(same).count();
     if count > 0 {
         let numbers: Vec<i64> = rows[..count].iter().map(|(number, _)| *number).collect();
-        sqlx::query("-- apply.delivered\n DELETE FROM lane_grant WHERE lane = $1 AND grant_no = ANY($2)")
-            .bind(lane.to_i16())
-            .bind(&numbers)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "-- apply.delivered: the oldest of the lane, which the bounds find whatever the planner thinks of the list
+             DELETE FROM lane_grant WHERE lane = $1 AND grant_no BETWEEN $3 AND $4 AND grant_no = ANY($2)",
+        )
+        .bind(lane.to_i16())
+        .bind(&numbers)
+        .bind(numbers.first())
+        .bind(numbers.last())
+        .execute(&mut *tx)
+        .await?;
     }
     let mut own = vec![true; count];
     own.extend(match rebuild && count < reports.len() {

@@ -75,6 +75,17 @@ struct Bucket {
 }
 
 impl Ledger {
+    /// How far a lane is, of one snapshot.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn foothold(&self, lane: LaneNo) -> Result<Foothold, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        let (found, _) = foothold(&mut tx, lane).await?;
+        tx.rollback().await?;
+        Ok(found)
+    }
+
     /// A lane and its sales, of one snapshot.
     ///
     /// # Errors

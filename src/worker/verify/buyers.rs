@@ -147,7 +147,7 @@ impl Records<'_> {
     /// Buyers whom the queue tells of: the ledger does not know them yet, and a record that is missing tells nothing.
     async fn in_flight(&self) -> Result<Vec<String>, Stop> {
         let sale_no = self.bucket.sale_no;
-        let foothold = self.ledger.lane_view(self.lane).await?.foothold;
+        let foothold = self.ledger.foothold(self.lane).await?;
         let mut changes = Changes::default();
         if foothold.open {
             let followed = follow(self.flash, self.lane, sale_no, &foothold, &[], |entry| {
