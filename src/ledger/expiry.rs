@@ -6,6 +6,8 @@
 //! parts' deadlines.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
@@ -31,6 +33,49 @@ pub struct ExpireRun {
     pub grants_for: Vec<LaneNo>,
 }
 
+/// Where the next step goes on along what is due. Reservations of a frozen sale stay where they are, overdue; to pass all
+/// of them at each step would cost the other sales theirs.
+#[derive(Debug, Default)]
+pub(super) struct DueWalk(Mutex<Option<Walked>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Walked {
+    /// The last deadline that was met.
+    to: DateTime<Utc>,
+    /// When the walk begins at its beginning again.
+    until: Instant,
+}
+
+/// Whoever walks for less long begins at the beginning each time; a longer walk costs no more than one part in so many of
+/// the time.
+const WHOLE_QUICK: Duration = Duration::from_millis(250);
+const WHOLE_SHARE: u32 = 10;
+
+impl DueWalk {
+    /// Nothing before this need be looked at; `None`: begin at the beginning.
+    fn from(&self, now: Instant) -> Option<DateTime<Utc>> {
+        let walked = *self.0.lock().expect("nobody panics while holding it");
+        walked.filter(|walked| now < walked.until).map(|walked| walked.to)
+    }
+
+    /// A step that began at `began` met this deadline last.
+    fn tell(&self, from: Option<DateTime<Utc>>, began: Instant, now: Instant, last: Option<DateTime<Utc>>) {
+        let mut walked = self.0.lock().expect("nobody panics while holding it");
+        match (from, last) {
+            (None, Some(to)) if now - began > WHOLE_QUICK => {
+                let until = now + (now - began) * WHOLE_SHARE;
+                *walked = Some(Walked { to, until });
+            }
+            (None, _) => *walked = None,
+            (Some(_), last) => {
+                if let (Some(walked), Some(to)) = (walked.as_mut(), last) {
+                    walked.to = to;
+                }
+            }
+        }
+    }
+}
+
 #[derive(sqlx::FromRow)]
 struct Overdue {
     #[sqlx(flatten)]
@@ -40,6 +85,7 @@ struct Overdue {
     /// Its sale stands still.
     frozen: bool,
     beat_at: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
 }
 
 /// How long a cart of which a part stands still is left alone, in seconds.
@@ -49,7 +95,8 @@ const STANDS_STILL: i64 = 5;
 macro_rules! overdue {
     () => {
         "deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) <= (SELECT beat_at FROM pulse) AS over, \
-         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at"
+         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at, \
+         r.expires_at"
     };
 }
 
@@ -77,6 +124,8 @@ impl Ledger {
 
     async fn expire_once(&self, max: i64) -> Result<ExpireRun, LedgerError> {
         let mut tx = self.begin().await?;
+        let began = Instant::now();
+        let from = self.due.from(began);
         let overdue: Vec<Overdue> = sqlx::query_as(concat!(
             "-- expiry.due: stalls and pulse are of one snapshot, so a silence that ended before that beat is among them
              SELECT ",
@@ -86,12 +135,15 @@ impl Ledger {
             "
              FROM inventory_reservation r LEFT JOIN sale s USING (sale_no)
              WHERE r.status = 'RESERVED' AND r.expires_at <= (SELECT beat_at FROM pulse)
-                 AND s.state IS DISTINCT FROM 'frozen'
+                 AND r.expires_at >= $2 AND s.state IS DISTINCT FROM 'frozen'
              ORDER BY r.expires_at LIMIT $1 FOR NO KEY UPDATE OF r SKIP LOCKED"
         ))
         .bind(max)
+        .bind(from.unwrap_or(DateTime::UNIX_EPOCH))
         .fetch_all(&mut *tx)
         .await?;
+        self.due
+            .tell(from, began, Instant::now(), overdue.last().map(|last| last.expires_at));
         let backlog = i64::try_from(overdue.len()).is_ok_and(|found| found >= max);
         let overdue = with_carts(&mut tx, overdue).await?;
         let (over, later): (Vec<Overdue>, Vec<Overdue>) = overdue.into_iter().partition(|found| found.over);
@@ -202,4 +254,38 @@ async fn shift(tx: &mut sqlx::PgConnection, later: &[Overdue]) -> Result<(), Led
     .execute(&mut *tx)
     .await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DueWalk, WHOLE_QUICK};
+    use chrono::{DateTime, TimeDelta, Utc};
+    use std::time::{Duration, Instant};
+
+    #[test]
+    fn what_took_long_is_not_walked_again_at_once() {
+        let (walk, began) = (DueWalk::default(), Instant::now());
+        let (first, second) = (DateTime::UNIX_EPOCH, DateTime::UNIX_EPOCH + TimeDelta::seconds(1));
+        let after = |seconds| began + Duration::from_secs(seconds);
+        assert_eq!(walk.from(began), None);
+        walk.tell(None, began, after(2), Some(first));
+        assert_eq!(walk.from(after(3)), Some(first));
+        walk.tell(Some(first), after(3), after(4), Some(second));
+        walk.tell(Some(second), after(4), after(5), None);
+        assert_eq!(walk.from(after(21)), Some(second));
+        assert_eq!(
+            walk.from(after(22)),
+            None::<DateTime<Utc>>,
+            "ten times as long as it took"
+        );
+    }
+
+    #[test]
+    fn where_nothing_is_due_or_it_is_quick_the_walk_begins_anew() {
+        let (walk, began) = (DueWalk::default(), Instant::now());
+        walk.tell(None, began, began + Duration::from_secs(2), None);
+        assert_eq!(walk.from(began + Duration::from_secs(3)), None);
+        walk.tell(None, began, began + WHOLE_QUICK, Some(DateTime::UNIX_EPOCH));
+        assert_eq!(walk.from(began + WHOLE_QUICK), None, "quick as it was");
+    }
 }

@@ -81,6 +81,7 @@ pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
 
+use expiry::DueWalk;
 use read_model::ReadPools;
 
 /// How to reach Postgres.
@@ -134,6 +135,8 @@ pub struct Ledger {
     extend: extend::Settings,
     /// How far no event can show up any more.
     settled: Arc<Mutex<events::Settled>>,
+    /// Where the expiry goes on.
+    due: Arc<DueWalk>,
 }
 
 impl Ledger {
@@ -154,6 +157,7 @@ impl Ledger {
             recon: settings.recon,
             extend: settings.extend,
             settled: Arc::default(),
+            due: Arc::default(),
         })
     }
 
@@ -166,6 +170,7 @@ impl Ledger {
             recon: self.recon,
             extend: self.extend,
             settled: Arc::clone(&self.settled),
+            due: Arc::clone(&self.due),
         }
     }
 
