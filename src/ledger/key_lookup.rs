@@ -51,8 +51,11 @@ impl Ledger {
     pub async fn earlier_keys(&self, sale: &Sale, rows_max: u32) -> Result<Option<Vec<KeyHash>>, LedgerError> {
         let rows: Vec<(String, Uuid, bool)> = sqlx::query_as(
             "-- key.earlier: a key is kept for 72 h after the last change of its reservation, and then until it is purged.
-             -- No hold is longer than 30 days, and a late payment comes while its day is hot, so older partitions need not be read
-             WITH r AS (
+             -- No hold is longer than 30 days, and a late payment comes while its day is hot, so older partitions need not be read.
+             -- The item's sales come first, by their index: beside many sales a join was planned to scan them all
+             WITH earlier AS MATERIALIZED (
+                 SELECT sale_no FROM sale WHERE sku_id = $1 AND location_id = $2 AND sale_no <> $3
+             ), r AS (
                  SELECT order_id, key_hash, cart_id, status, updated_at FROM inventory_reservation
                  WHERE sku_id = $1 AND location_id = $2 AND sale_no IS NULL
                      AND created_at > now() - interval '45 days'
@@ -61,15 +64,13 @@ impl Ledger {
                  WHERE sku_id = $1 AND location_id = $2 AND sale_no IS NULL
                      AND created_at > now() - interval '45 days'
                  UNION ALL
-                 SELECT order_id, key_hash, cart_id, status, r.updated_at FROM sale s
-                 JOIN inventory_reservation r USING (sale_no)
-                 WHERE s.sku_id = $1 AND s.location_id = $2 AND s.sale_no <> $3
-                     AND r.created_at > now() - interval '45 days'
+                 SELECT r.* FROM earlier CROSS JOIN LATERAL (
+                     SELECT order_id, key_hash, cart_id, status, updated_at FROM inventory_reservation r
+                     WHERE r.sale_no = earlier.sale_no AND r.created_at > now() - interval '45 days' OFFSET 0) r
                  UNION ALL
-                 SELECT order_id, key_hash, cart_id, status, r.updated_at FROM sale s
-                 JOIN inventory_reservation_cold r USING (sale_no)
-                 WHERE s.sku_id = $1 AND s.location_id = $2 AND s.sale_no <> $3
-                     AND r.created_at > now() - interval '45 days'
+                 SELECT r.* FROM earlier CROSS JOIN LATERAL (
+                     SELECT order_id, key_hash, cart_id, status, updated_at FROM inventory_reservation_cold r
+                     WHERE r.sale_no = earlier.sale_no AND r.created_at > now() - interval '45 days' OFFSET 0) r
              )
              SELECT order_id, key_hash, cart_id IS NOT NULL FROM r
              WHERE status = 'RESERVED' OR status <> 'REJECTED' AND updated_at > now() - interval '96 hours'
