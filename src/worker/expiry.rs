@@ -11,13 +11,10 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Reservations per transaction.
 const STEP: i64 = 1_000;
 
-/// Expires until stopped, over a connection of its own: where the planner knows of no rows yet, as in the first hour of a
-/// day, it would scan all of them for each step.
+/// Expires until stopped, over a connection of its own: where the planner knows of no rows yet, as when a day has just
+/// begun, it would scan all of them for each step.
 pub(crate) async fn run(context: Context) {
-    let context = Context {
-        ledger: context.ledger.apart(1),
-        ..context
-    };
+    let context = context.apart(1);
     repeat(&context, "expiry", EVERY, async || run_once(&context).await).await;
     context.ledger.close().await;
 }

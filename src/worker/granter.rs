@@ -144,10 +144,7 @@ async fn in_force(context: &Context, lane: LaneNo, cursor: Cursor) -> Result<i64
 /// Wakes the granters of lanes with grants that another gateway, or nobody's request, has made; over a connection of its
 /// own, as the [expiry](super::expiry) has one.
 pub(crate) async fn nudge(context: Context) {
-    let context = Context {
-        ledger: context.ledger.apart(1),
-        ..context
-    };
+    let context = context.apart(1);
     repeat::<LedgerError, _>(&context, "grants", LOOK_EVERY, async || {
         for lane in context.ledger.lanes_with_grants().await? {
             context.flash.nudge_grants(lane);

@@ -71,6 +71,16 @@ pub struct Context {
     pub name: String,
 }
 
+impl Context {
+    /// The same over so many connections of its own, for statements that are [planned once](Ledger::apart).
+    fn apart(&self, connections_max: u32) -> Context {
+        Context {
+            ledger: self.ledger.apart(connections_max),
+            ..self.clone()
+        }
+    }
+}
+
 /// Starts the workers of these roles; they end when `context.stop` is cancelled. Whoever serves requests needs the
 /// mover and the recovery task too: without them its lanes would never open.
 pub fn start(context: &Context, roles: Roles) -> TaskTracker {
@@ -106,10 +116,7 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
 async fn own_lanes(context: Context) {
     let thread = Thread::start("lanes");
     let served = thread.handle().spawn(async move {
-        let context = Context {
-            ledger: context.ledger.apart(LANES_CONNECTIONS_MAX),
-            ..context
-        };
+        let context = context.apart(LANES_CONNECTIONS_MAX);
         owner::run(context.clone()).await;
         context.ledger.close().await;
     });
