@@ -46,8 +46,8 @@ struct Walked {
     until: Instant,
 }
 
-/// Whoever walks for less long begins at the beginning each time; a longer walk costs no more than one part in so many of
-/// the time.
+/// Whoever walks for less long, or meets nobody, begins at the beginning each time; a longer walk costs no more than one
+/// part in so many of the time.
 const WHOLE_QUICK: Duration = Duration::from_millis(250);
 const WHOLE_SHARE: u32 = 10;
 
