@@ -8,7 +8,7 @@ pub enum Defence {
     EpochFirst,
     /// A lane is closed before its survivors are collected (`worker/recovery.rs::under_lock`).
     CloseFirst,
-    /// The cursor is compared when it is set (`ledger/apply/mod.rs::move_cursor`).
+    /// The cursor is compared when it is set (`ledger/apply/begin.rs::begin`).
     CursorCompared,
     /// Nonces: an entry names its predecessor, the cursor its entry, a notice its call (`worker/writer.rs::decode`).
     Nonces,

@@ -188,7 +188,7 @@ impl Protocol {
             .any(|row| row.id == id && row.status == Status::Rejected)
     }
 
-    /// `worker/writer.rs::tell`: notices go to every gateway's waiters.
+    /// `worker/telling.rs`: notices go to every gateway's waiters.
     fn tell(&self, world: &mut World, gateway: u8, lane: LaneNo) {
         let Some(task) = world.task(gateway, lane) else { return };
         let (cursor, told) = (task.cursor, std::mem::take(&mut task.told));

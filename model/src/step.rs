@@ -17,7 +17,7 @@ pub enum Step {
     Read { gateway: u8, lane: LaneNo },
     /// `ledger/apply/mod.rs::apply`; the reply comes, or not.
     Apply { gateway: u8, lane: LaneNo, reply: bool },
-    /// `worker/writer.rs::tell`.
+    /// `worker/telling.rs`.
     Tell { gateway: u8, lane: LaneNo },
     /// `ledger/grants.rs::number_grants`.
     Number { gateway: u8, lane: LaneNo },

@@ -296,6 +296,7 @@ async fn run_gateway(
     }
     gateway.calls.close().await;
     gateway.ledger.close().await;
+    gateway.ledger.close_reads().await;
     Ok(())
 }
 

@@ -61,20 +61,8 @@ where
         F: Fn(Arc<[A]>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
     {
-        Batcher::start_opened(on, name, async || (), move |asks, ()| call(asks))
-    }
-
-    /// The same; what a call begins with is `open`ed when somebody asks, while the one before goes on.
-    pub fn start_opened<P, O, Opening, F, Fut>(on: &Handle, name: &'static str, open: O, call: F) -> Self
-    where
-        P: Default + Send + 'static,
-        O: Fn() -> Opening + Send + Sync + 'static,
-        Opening: Future<Output = P> + Send + 'static,
-        F: Fn(Arc<[A]>, P) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
-    {
         let (asks, waiting) = mpsc::channel(WAITING_MAX);
-        on.spawn(run(name, open, Arc::new(call), waiting));
+        on.spawn(run(name, Arc::new(call), waiting));
         Batcher { asks }
     }
 
@@ -103,18 +91,11 @@ where
 }
 
 /// Calls until nobody can ask any more, then waits for the last call.
-async fn run<A, R, P, O, Opening, F, Fut>(
-    name: &'static str,
-    open: O,
-    call: Arc<F>,
-    mut waiting: mpsc::Receiver<(A, Reply<R>)>,
-) where
+async fn run<A, R, F, Fut>(name: &'static str, call: Arc<F>, mut waiting: mpsc::Receiver<(A, Reply<R>)>)
+where
     A: Clone + Send + Sync + 'static,
     R: Send + 'static,
-    P: Default + Send + 'static,
-    O: Fn() -> Opening + Send + Sync + 'static,
-    Opening: Future<Output = P> + Send + 'static,
-    F: Fn(Arc<[A]>, P) -> Fut + Send + Sync + 'static,
+    F: Fn(Arc<[A]>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = Result<Vec<R>, LedgerError>> + Send + 'static,
 {
     let mut running: Option<JoinHandle<()>> = None;
@@ -123,13 +104,10 @@ async fn run<A, R, P, O, Opening, F, Fut>(
         if waiting.recv_many(&mut batch, 1).await == 0 {
             break;
         }
-        let before = async {
-            if let Some(running) = running.take() {
-                // A call that panicked has answered nobody, and says so by that.
-                running.await.ok();
-            }
-        };
-        let (opened, ()) = tokio::join!(open(), before);
+        if let Some(running) = running.take() {
+            // A call that panicked has answered nobody, and says so by that.
+            running.await.ok();
+        }
         // Gathering comes last: whoever asked meanwhile is in.
         let more = waiting.len().min(BATCH_MAX - batch.len());
         waiting.recv_many(&mut batch, more).await;
@@ -138,7 +116,7 @@ async fn run<A, R, P, O, Opening, F, Fut>(
         let call = Arc::clone(&call);
         running = Some(tokio::spawn(async move {
             let started = Instant::now();
-            answer_all(&*call, batch, opened).await;
+            answer_all(&*call, batch).await;
             metrics::histogram!(metric::POSTGRES_CALL_SECONDS, "call" => name).record(started.elapsed());
         }));
     }
@@ -147,17 +125,16 @@ async fn run<A, R, P, O, Opening, F, Fut>(
     }
 }
 
-async fn answer_all<A, R, P, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>, mut opened: P)
+async fn answer_all<A, R, F, Fut>(call: &F, batch: Vec<(A, Reply<R>)>)
 where
     A: Clone,
-    P: Default,
-    F: Fn(Arc<[A]>, P) -> Fut,
+    F: Fn(Arc<[A]>) -> Fut,
     Fut: Future<Output = Result<Vec<R>, LedgerError>>,
 {
     let mut parts = VecDeque::from([batch]);
     while let Some(mut part) = parts.pop_front() {
         let asks: Arc<[A]> = part.iter().map(|(ask, _)| ask.clone()).collect();
-        match call(asks, std::mem::take(&mut opened)).await {
+        match call(asks).await {
             Ok(answers) => {
                 for ((_, reply), answer) in part.into_iter().zip(answers) {
                     // Whoever has gone away does not want it any more.
@@ -205,15 +182,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_call_is_opened_but_not_made_while_one_goes_on() {
+    async fn the_next_call_waits_while_one_goes_on() {
         let (seen, mut begun) = mpsc::unbounded_channel();
-        let (end, opened) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let (may_end, opens) = (Arc::clone(&end), Arc::clone(&opened));
-        let open = move || {
-            opens.add_permits(1);
-            std::future::ready(())
-        };
-        let call = move |asks: Arc<[u32]>, ()| {
+        let end = Arc::new(Semaphore::new(0));
+        let may_end = Arc::clone(&end);
+        let call = move |asks: Arc<[u32]>| {
             let may_end = Arc::clone(&may_end);
             seen.send(asks.to_vec()).expect("the test listens");
             async move {
@@ -221,7 +194,7 @@ mod tests {
                 Ok(asks.to_vec())
             }
         };
-        let batcher = Batcher::start_opened(&Handle::current(), "test", open, call);
+        let batcher = Batcher::start(&Handle::current(), "test", call);
         let ask = |n| {
             let batcher = batcher.clone();
             tokio::spawn(async move { batcher.ask(n).await.expect("an answer") })
@@ -229,8 +202,6 @@ mod tests {
         let first = ask(1);
         assert_eq!(begun.recv().await, Some(vec![1]));
         let (second, third) = (ask(2), ask(3));
-        let both = opened.acquire_many(2).await;
-        both.expect("open").forget();
         tokio::time::sleep(Duration::from_millis(50)).await;
         assert!(begun.try_recv().is_err(), "the first call goes on");
         end.add_permits(1);

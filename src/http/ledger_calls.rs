@@ -17,8 +17,11 @@ use crate::ledger::route::Route;
 use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
 use crate::thread::Thread;
 
-/// One for each kind of call but endings, and one for what is [opened](Batcher::start_opened) ahead.
-const CONNECTIONS_MAX: u32 = 7;
+/// One for each kind of call but the others'.
+const CONNECTIONS_MAX: u32 = 5;
+/// Takings: one, and one more while the last is given back. To a Postgres process that always does the same a statement
+/// costs a tenth less than to one of many.
+const TAKE_CONNECTIONS_MAX: u32 = 2;
 /// Commit and release, extend, and how far lanes are: whatever else wants a connection, they have theirs.
 const ENDING_CONNECTIONS_MAX: u32 = 3;
 
@@ -43,8 +46,7 @@ pub struct LedgerCalls {
     pub(super) places: Batcher<Sku, Vec<Place>>,
     /// Who has a key.
     pub(super) key: Batcher<KeyHash, Option<KeyFound>>,
-    ledger: Ledger,
-    endings: Ledger,
+    connections: [Ledger; 3],
     _thread: Arc<Thread>,
 }
 
@@ -54,15 +56,11 @@ impl LedgerCalls {
     pub fn start(ledger: &Ledger) -> Self {
         let thread = Thread::start("ledger");
         let on = thread.handle();
-        let (own, endings) = (ledger.apart(CONNECTIONS_MAX), ledger.apart(ENDING_CONNECTIONS_MAX));
+        let (own, takes) = (ledger.apart(CONNECTIONS_MAX), ledger.apart(TAKE_CONNECTIONS_MAX));
+        let endings = ledger.apart(ENDING_CONNECTIONS_MAX);
         let (end, extend, lane) = (endings.clone(), endings.clone(), endings.clone());
-        let (read, take) = (own.clone(), own.clone());
-        let (route, places, key, fallback) = (own.clone(), own.clone(), own.clone(), own.clone());
-        let opening = own.clone();
-        let open = move || {
-            let ledger = opening.clone();
-            async move { ledger.open().await }
-        };
+        let (read, take, route) = (own.clone(), takes.clone(), own.clone());
+        let (places, key, fallback) = (own.clone(), own.clone(), own.clone());
         LedgerCalls {
             end: Batcher::start(on, "end", move |asks: Arc<[EndAsk]>| {
                 let ledger = end.clone();
@@ -80,9 +78,9 @@ impl LedgerCalls {
                 let ledger = read.clone();
                 async move { reservations_of(&ledger, &ids).await }
             }),
-            take: Batcher::start_opened(on, "take", open, move |asks: Arc<[TakeAsk]>, opened| {
+            take: Batcher::start(on, "take", move |asks: Arc<[TakeAsk]>| {
                 let ledger = take.clone();
-                async move { ledger.take_opened(&asks, opened).await }
+                async move { ledger.take(&asks).await }
             }),
             fallback: Batcher::start(on, "fallback", move |asks: Arc<[FallbackAsk]>| {
                 let ledger = fallback.clone();
@@ -104,16 +102,16 @@ impl LedgerCalls {
                     Ok(keys.iter().map(of).collect())
                 }
             }),
-            ledger: own,
-            endings,
+            connections: [own, takes, endings],
             _thread: Arc::new(thread),
         }
     }
 
     /// Gives back the connections; later calls fail.
     pub async fn close(&self) {
-        self.ledger.close().await;
-        self.endings.close().await;
+        for ledger in &self.connections {
+            ledger.close().await;
+        }
     }
 }
 

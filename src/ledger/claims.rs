@@ -188,6 +188,11 @@ impl Claiming {
         Columns::of(&self.firsts)
     }
 
+    /// No two claimants want the same hash.
+    pub(super) fn each_is_claimed_once(&self) -> bool {
+        self.keys.contended.is_empty()
+    }
+
     /// Finds who has what was not `inserted`.
     pub(super) async fn look(mut self, tx: &mut PgConnection, mut inserted: usize) -> Result<Keys, LedgerError> {
         for _ in 0..ROUNDS_MAX {
@@ -218,6 +223,7 @@ impl Claiming {
 }
 
 /// What `claim_keys!` takes.
+#[derive(Default)]
 pub(super) struct Columns {
     pub(super) hashes: Vec<Uuid>,
     pub(super) subjects: Vec<Uuid>,
@@ -236,13 +242,24 @@ impl Columns {
     }
 }
 
-/// The statement that claims keys, of `$1` to `$4`, which are sorted by hash; nothing is done for those that are
-/// another's.
+/// The statement that claims keys, of four parameters as [`Columns`] has them, which are sorted by hash; nothing is done
+/// for those that are another's.
 macro_rules! claim_keys {
-    () => {
-        "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
-         SELECT * FROM UNNEST($1::uuid[], $2::uuid[], $3::int8[], $4::bool[])
-         ON CONFLICT (key_hash) DO NOTHING"
+    ($hashes:literal, $subjects:literal, $fingerprints:literal, $derived:literal, $and:literal) => {
+        concat!(
+            "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
+             SELECT key.* FROM UNNEST(",
+            $hashes,
+            "::uuid[], ",
+            $subjects,
+            "::uuid[], ",
+            $fingerprints,
+            "::int8[], ",
+            $derived,
+            "::bool[]) AS key",
+            $and,
+            " ON CONFLICT (key_hash) DO NOTHING"
+        )
     };
 }
 pub(super) use claim_keys;
@@ -250,7 +267,7 @@ pub(super) use claim_keys;
 /// Returns how many rows are new.
 async fn insert(tx: &mut PgConnection, claims: &[(KeyHash, Owner)]) -> Result<usize, LedgerError> {
     let columns = Columns::of(claims);
-    let done = sqlx::query(concat!("-- key.claim_all\n", claim_keys!()))
+    let done = sqlx::query(concat!("-- key.claim_all\n", claim_keys!("$1", "$2", "$3", "$4", "")))
         .bind(columns.hashes)
         .bind(columns.subjects)
         .bind(columns.fingerprints)

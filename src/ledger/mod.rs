@@ -33,7 +33,6 @@ mod key_lookup;
 pub mod lane;
 mod newer_sale;
 pub mod once;
-mod opened;
 mod partition;
 pub mod places;
 pub mod post;
@@ -74,7 +73,6 @@ pub use expiry::ExpireRun;
 pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;
 pub use newer_sale::CallBack;
-pub use opened::Opened;
 pub use partition::Upkeep;
 pub use rescue::{LaneRescue, Scattered};
 pub use snapshot::BuyerPage;
@@ -137,6 +135,8 @@ pub struct Ledger {
     settled: Arc<Mutex<events::Settled>>,
     /// Where the expiry goes on.
     due: Arc<DueWalk>,
+    /// When batches are taken at once.
+    at_once: Arc<take::Pause>,
 }
 
 impl Ledger {
@@ -158,6 +158,7 @@ impl Ledger {
             extend: settings.extend,
             settled: Arc::default(),
             due: Arc::default(),
+            at_once: Arc::default(),
         })
     }
 
@@ -171,6 +172,7 @@ impl Ledger {
             extend: self.extend,
             settled: Arc::clone(&self.settled),
             due: Arc::clone(&self.due),
+            at_once: Arc::clone(&self.at_once),
         }
     }
 
@@ -206,10 +208,14 @@ impl Ledger {
         Ok(tx)
     }
 
-    /// Gives back all connections; later calls fail.
+    /// Gives back the connections; later calls over them fail.
     pub async fn close(&self) {
-        self.reads.close().await;
         self.pool.close().await;
+    }
+
+    /// Gives back those of pages, which all that are [apart](Ledger::apart) share.
+    pub async fn close_reads(&self) {
+        self.reads.close().await;
     }
 }
 

@@ -16,6 +16,7 @@ pub mod reconcile;
 pub mod recovery;
 pub mod sales;
 mod survivors;
+mod telling;
 pub mod upkeep;
 pub mod verify;
 pub mod writer;

@@ -4,17 +4,17 @@
 //! which moves the cursor in the same transaction. Then it tells who waits. It clocks itself: the longer a transaction
 //! takes, the larger the next batch.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Context;
 use super::survivors::tell_altered_slips;
+use super::telling::Telling;
 use crate::domain::entry::{Accepted, Body, Entry, RawEntry};
-use crate::domain::lane::{Cursor, LaneNo, Seq};
+use crate::domain::lane::{Cursor, LaneNo};
 use crate::domain::outcome::Durability;
 use crate::domain::reservation::{Cause, Status};
 use crate::domain::reservation_id::{Place, ReservationId};
-use crate::flash::{FlashError, Notice, QueueReader, SettledCall};
+use crate::flash::{FlashError, QueueReader};
 use crate::ledger::LedgerError;
 use crate::ledger::apply::{Applied, Batch, Done, Refused};
 use crate::metric;
@@ -23,10 +23,6 @@ use crate::metric;
 const ENTRIES_MAX: usize = 32;
 /// How long a read waits for the first entry.
 const BLOCK: Duration = Duration::from_millis(250);
-/// Durable entries stay in the queue for so long, for a Postgres that falls back …
-const KEEP_FOR: Duration = Duration::from_secs(60);
-/// … but no more than so many.
-const KEEP_MAX: usize = 20_000;
 /// How often an idle writer asks whether the ledger stands where it left it.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How long the writer goes on asking a Postgres that does not answer before it starts over.
@@ -59,13 +55,9 @@ pub struct Writer<'a> {
     lane: LaneNo,
     reader: QueueReader,
     cursor: Cursor,
-    /// Durable entries that are still in the queue, and since when.
-    kept: VecDeque<(Instant, Seq)>,
     /// When the ledger was last asked where it stands.
     compared: Instant,
-    /// Of sales that bound what they owe the ledger, what the lane has still to be told: units taken up to the cursor,
-    /// cumulative. None: not known, ask the ledger.
-    untold: Option<BTreeMap<i32, i64>>,
+    telling: Telling<'a>,
 }
 
 impl<'a> Writer<'a> {
@@ -77,9 +69,8 @@ impl<'a> Writer<'a> {
             lane,
             reader: context.flash.queue_reader(lane),
             cursor,
-            kept: VecDeque::new(),
             compared: Instant::now(),
-            untold: None,
+            telling: Telling::new(context, lane),
         }
     }
 
@@ -95,16 +86,16 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Carries one batch; waits up to `block` for something to carry. Returns the number of entries.
+    /// Tells the lane and all waiters what the last batch made durable, and carries the next one; waits up to `block` for
+    /// something to carry. Returns the number of entries.
     ///
     /// # Errors
     /// `Fork` starts a recovery; the others are tried again by starting over from the ledger's cursor.
     pub async fn run_once(&mut self, block: Duration) -> Result<usize, WriterError> {
-        let raw = match self
-            .reader
-            .read(self.cursor.epoch, self.cursor.seq, ENTRIES_MAX, block)
-            .await
-        {
+        let reading = self.reader.read(self.cursor.epoch, self.cursor.seq, ENTRIES_MAX, block);
+        // What the lane is told of the last batch and what it tells of the next one take their round trips together.
+        let ((), raw) = tokio::join!(self.telling.tell(self.cursor), reading);
+        let raw = match raw {
             Ok(raw) => raw,
             Err(error) => {
                 // Redis is away: whoever asks the lane next learns it too; here there is only waiting.
@@ -114,7 +105,7 @@ impl<'a> Writer<'a> {
         };
         if raw.is_empty() {
             self.gauge(None);
-            self.tell_untold().await?;
+            self.telling.tell_missed(self.cursor).await?;
             return Ok(0);
         }
         let entries = match self.decode(&raw) {
@@ -126,7 +117,8 @@ impl<'a> Writer<'a> {
         let done = self.apply(&entries).await?;
         metrics::histogram!(metric::WRITER_FLUSH_SECONDS).record(started.elapsed());
         self.cursor = done.cursor;
-        self.tell(&entries, &done).await?;
+        self.record(&entries, &done);
+        self.telling.note(self.cursor, &entries, &done).await;
         Ok(entries.len())
     }
 
@@ -277,83 +269,6 @@ impl<'a> Writer<'a> {
                 slip.as_ref().ok().map(|accepted| (entry, id, accepted))
             })
         })
-    }
-
-    async fn tell(&mut self, entries: &[Entry], done: &Done) -> Result<(), WriterError> {
-        let refused_of = |seq: Seq| {
-            let of_entry = done.refused.iter().filter(|refused| refused.seq == seq);
-            of_entry.map(|refused| (refused.index, refused.durability)).collect()
-        };
-        let call = |entry: &Entry| SettledCall {
-            seq: entry.seq,
-            nonce: entry.nonce,
-            refused: refused_of(entry.seq),
-        };
-        let notice = Notice {
-            from: self.context.gateway,
-            epoch: self.cursor.epoch,
-            calls: entries.iter().map(call).collect(),
-        };
-        self.record(entries, done);
-        for lane in &done.grants_for {
-            self.context.flash.nudge_grants(*lane);
-        }
-        match &mut self.untold {
-            Some(untold) => untold.extend(done.settled.iter().copied()),
-            // Where that fails, the lane is told when it is idle.
-            None => self.untold = self.settled_units().await.ok(),
-        }
-        let keep = self.keep(entries);
-        self.settle(keep, &notice).await;
-        Ok(())
-    }
-
-    /// Tells the lane what it may have missed. A lane that owes as much as it may accepts nothing, so no batch would.
-    async fn tell_untold(&mut self) -> Result<(), WriterError> {
-        if self.untold.is_none() {
-            self.untold = Some(self.settled_units().await?);
-        }
-        if self.untold.as_ref().is_some_and(|untold| !untold.is_empty()) {
-            let notice = Notice {
-                from: self.context.gateway,
-                epoch: self.cursor.epoch,
-                calls: Vec::new(),
-            };
-            self.settle(None, &notice).await;
-        }
-        Ok(())
-    }
-
-    async fn settled_units(&self) -> Result<BTreeMap<i32, i64>, LedgerError> {
-        let settled = self.context.ledger.settled_units(self.lane).await?;
-        Ok(settled.into_iter().collect())
-    }
-
-    async fn settle(&mut self, keep: Option<(u32, Seq)>, notice: &Notice) {
-        let none = BTreeMap::new();
-        let untold = self.untold.as_ref().unwrap_or(&none);
-        let flash = &self.context.flash;
-        match flash.settle(self.lane, self.cursor, keep, notice, untold).await {
-            Ok(()) => {
-                if let Some(untold) = &mut self.untold {
-                    untold.clear();
-                }
-            }
-            // Told or not, it is durable: the lane learns it from the next batch, or when it is idle.
-            Err(error) => tracing::debug!(lane = %self.lane, %error, "the lane was not told what is durable"),
-        }
-    }
-
-    /// The oldest entry to keep: those of the last minute stay, within bounds.
-    fn keep(&mut self, entries: &[Entry]) -> Option<(u32, Seq)> {
-        let now = Instant::now();
-        self.kept.extend(entries.iter().map(|entry| (now, entry.seq)));
-        let mut oldest = None;
-        while self.kept.len() > KEEP_MAX || self.kept.front().is_some_and(|(since, _)| now - *since > KEEP_FOR) {
-            self.kept.pop_front();
-            oldest = self.kept.front().map(|(_, seq)| (self.cursor.epoch, *seq));
-        }
-        oldest
     }
 
     fn record(&self, entries: &[Entry], done: &Done) {

@@ -36,21 +36,32 @@ pub(in crate::ledger) struct Ask<'a> {
     pub(super) raw: &'a [u8],
     /// The lane's time, or ours where that makes no sense.
     pub(super) at: DateTime<Utc>,
-    /// Its deadline.
-    pub(super) expires_at: DateTime<Utc>,
+    /// Its time to pay; none: the sale's, as it is now.
+    pub(super) hold_ms: Option<u32>,
     /// Why it can't be stored.
     pub(super) poison: Option<String>,
 }
 
-impl Ask<'_> {
+impl<'a> Ask<'a> {
+    /// The sale, and who wants its units, where a user is named and it can be stored.
+    pub(super) fn user(&self) -> Option<(i32, &'a str)> {
+        let slip = self.slip.filter(|_| self.poison.is_none())?;
+        slip.user.as_deref().map(|user| (self.sale_no, user))
+    }
+
     /// Units that it asks for; 0 where that is unreadable.
     pub(super) fn units(&self) -> i64 {
         self.slip.map_or(0, |slip| slip.quantity.into())
     }
+
+    /// Its time to pay.
+    pub(super) fn hold_ms(&self, books: &Books) -> i64 {
+        self.hold_ms.unwrap_or_else(|| books.hold_ms(self.sale_no)).into()
+    }
 }
 
 /// All reservations of the entries, in order, except those already known and those that a probe leaves out.
-pub(in crate::ledger) fn read_asks<'a>(work: &Work<'a>, books: &Books) -> Vec<Ask<'a>> {
+pub(in crate::ledger) fn read_asks<'a>(work: &Work<'a>) -> Vec<Ask<'a>> {
     let mut asks = Vec::new();
     for (part, entry) in work.parts.iter().map(|part| part.entry).enumerate() {
         let Body::Reserve(slips) = &entry.body else { continue };
@@ -65,15 +76,8 @@ pub(in crate::ledger) fn read_asks<'a>(work: &Work<'a>, books: &Books) -> Vec<As
             let Some(touched) = entry.touched.get(sale).filter(|_| !left_out) else {
                 continue;
             };
-            if work.rebuild && !books.has(touched.sale_no) {
-                continue;
-            }
             let (at, sane) = sane_time(entry.at, work.now);
-            let hold_ms = slip.map_or(0, |slip| slip.ttl_ms);
-            let hold_ms = match (hold_ms, touched.hold_ms) {
-                (0, 0) => books.hold_ms(touched.sale_no),
-                (0, hold_ms) | (hold_ms, _) => hold_ms,
-            };
+            let hold_ms = [slip.map_or(0, |slip| slip.ttl_ms), touched.hold_ms];
             asks.push(Ask {
                 part,
                 id,
@@ -82,7 +86,7 @@ pub(in crate::ledger) fn read_asks<'a>(work: &Work<'a>, books: &Books) -> Vec<As
                 slip,
                 raw,
                 at,
-                expires_at: at + TimeDelta::milliseconds(hold_ms.into()),
+                hold_ms: hold_ms.into_iter().find(|hold_ms| *hold_ms > 0),
                 poison: match slip {
                     None => Some("the slip is not as it was packed".to_owned()),
                     Some(_) if !sane => Some("the entry's time is out of range".to_owned()),

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
+use sqlx::postgres::PgRow;
+use sqlx::{FromRow, PgConnection, Row as _};
 
 use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
@@ -80,20 +81,36 @@ struct Row {
     per_user_limit: Option<i32>,
 }
 
+/// What is read of these sales' books in this lane.
+macro_rules! books {
+    ($lane:literal, $sales:literal) => {
+        concat!(
+            "SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, s.hold_ms, b.counter, b.durable, b.rejected, b.drift,
+                 b.per_user_limit, b.undurable_max
+             FROM sale s LEFT JOIN sale_bucket b ON b.sale_no = s.sale_no AND b.lane = ",
+            $lane,
+            "
+             WHERE s.sale_no = ANY(",
+            $sales,
+            ")"
+        )
+    };
+}
+pub(super) use books;
+
 impl Books {
     /// Reads the books of these sales; sales that the ledger lacks are left out.
     pub(super) async fn read(tx: &mut PgConnection, lane: LaneNo, sales: &[i32]) -> Result<Self, LedgerError> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "-- apply.books
-             SELECT s.sale_no, s.sku_id, s.location_id, s.created_at, s.hold_ms, b.counter, b.durable, b.rejected, b.drift,
-                 b.per_user_limit, b.undurable_max
-             FROM sale s LEFT JOIN sale_bucket b ON b.sale_no = s.sale_no AND b.lane = $1
-             WHERE s.sale_no = ANY($2)",
-        )
-        .bind(lane.to_i16())
-        .bind(sales)
-        .fetch_all(&mut *tx)
-        .await?;
+        let rows = sqlx::query(concat!("-- apply.books\n", books!("$1", "$2")))
+            .bind(lane.to_i16())
+            .bind(sales)
+            .fetch_all(&mut *tx)
+            .await?;
+        Self::of(&rows)
+    }
+
+    /// Of rows with such columns; where a row has none of them, there is no such sale.
+    pub(super) fn of(rows: &[PgRow]) -> Result<Self, LedgerError> {
         let read = |row: Row| {
             let book = Book {
                 item: read_item(&row.sku_id, &row.location_id)?,
@@ -109,9 +126,16 @@ impl Books {
                 limit: row.per_user_limit.and_then(|limit| u32::try_from(limit).ok()),
                 undurable_max: row.undurable_max.and_then(|max| u32::try_from(max).ok()).unwrap_or(0),
             };
-            Ok((row.sale_no, book))
+            Ok::<_, LedgerError>((row.sale_no, book))
         };
-        Ok(Books(rows.into_iter().map(read).collect::<Result<_, LedgerError>>()?))
+        let mut books = BTreeMap::new();
+        for row in rows {
+            if row.try_get::<Option<i32>, _>("sale_no")?.is_some() {
+                let (sale_no, book) = read(Row::from_row(row)?)?;
+                books.insert(sale_no, book);
+            }
+        }
+        Ok(Books(books))
     }
 
     pub(super) fn has(&self, sale_no: i32) -> bool {

@@ -19,7 +19,7 @@ use crate::domain::grant::Grant;
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation_id::IdKey;
 use crate::ledger::LedgerError;
-use crate::ledger::claims::{Claimant, Keys};
+use crate::ledger::claims::{Claimant, Claiming, Keys};
 use crate::ledger::grants::add_grants;
 
 /// An entry and how much of it counts.
@@ -50,6 +50,17 @@ pub(in crate::ledger) struct Work<'a> {
     pub(in crate::ledger) grant_no: i64,
 }
 
+impl Work<'_> {
+    /// All sales that the entries name.
+    pub(super) fn sales(&self) -> Vec<i32> {
+        let touched = self.parts.iter().flat_map(|part| &part.entry.touched);
+        let mut sales: Vec<i32> = touched.map(|touched| touched.sale_no).collect();
+        sales.sort_unstable();
+        sales.dedup();
+        sales
+    }
+}
+
 /// What came of it.
 #[derive(Debug)]
 pub(in crate::ledger) enum Carried {
@@ -74,15 +85,39 @@ pub(in crate::ledger) struct Tally {
     pub(in crate::ledger) settled: Vec<(i32, i64)>,
 }
 
+/// Carries what a recovery found.
 pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> Result<Carried, LedgerError> {
-    let messages = delivered(work);
     hold_recalled_sales(tx, work).await?;
-    let mut books = Books::read(tx, work.lane, &sales(work)).await?;
+    let books = Books::read(tx, work.lane, &work.sales()).await?;
+    let mut asks = read_asks(work);
+    asks.retain(|ask| books.has(ask.sale_no));
+    carry_asks(tx, work, asks, books, None).await
+}
+
+/// Carries a batch whose transaction has begun: with the books, and the keys where they are claimed already.
+pub(super) async fn carry_begun(
+    tx: &mut PgConnection,
+    work: &Work<'_>,
+    asks: Vec<Ask<'_>>,
+    books: Books,
+    keys: Option<(Claiming, usize)>,
+) -> Result<Carried, LedgerError> {
+    hold_recalled_sales(tx, work).await?;
+    carry_asks(tx, work, asks, books, keys).await
+}
+
+async fn carry_asks(
+    tx: &mut PgConnection,
+    work: &Work<'_>,
+    asks: Vec<Ask<'_>>,
+    mut books: Books,
+    keys: Option<(Claiming, usize)>,
+) -> Result<Carried, LedgerError> {
+    let messages = delivered(work);
     let known = take_rows(tx, work.lane, work.rebuild, &messages).await?;
     if !work.rebuild && (!known.all || known.last > work.grant_no) {
         return Ok(Carried::GrantsAhead { lane: known.last });
     }
-    let asks = read_asks(work, &books);
     // Those that were altered are no fault of the tables or ours.
     let is_refused = |ask: &&Ask<'_>| ask.slip.is_some() && ask.poison.is_some();
     let bad = asks.iter().filter(is_refused).count();
@@ -91,27 +126,23 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
     }
     let (retaken, ended) = subjects(work.lane, work.id_key, &messages, &known);
     let subjects = Subject::read(tx, retaken.union(&ended).copied().collect()).await?;
-    let mut claimants: Vec<Claimant> = asks.iter().filter_map(|ask| ask.claimant()).collect();
     let retaken = retaken.iter().filter_map(|id| subjects.get(id));
     let retaken: Vec<&Subject> = retaken.filter(|subject| subject.retakable()).collect();
-    claimants.extend(retaken.iter().map(|subject| subject.claimant()));
-    let mut keys = Keys::claim(tx, &claimants).await?;
-    let since = books.iter().map(|(_, book)| book.created_at).min().unwrap_or(work.now);
-    let mut users: Vec<(i32, &str)> = Vec::new();
+    let mut keys = match keys {
+        Some((claiming, claimed)) => claiming.look(tx, claimed).await?,
+        None => {
+            let asked = asks.iter().filter_map(Ask::claimant);
+            let claimants: Vec<Claimant> = asked.chain(retaken.iter().map(|subject| subject.claimant())).collect();
+            Keys::claim(tx, &claimants).await?
+        }
+    };
     let limited = limited_sales(work, &books);
-    for ask in asks
-        .iter()
-        .filter(|ask| ask.poison.is_none() && limited.contains(&ask.sale_no))
-    {
-        users.extend(
-            ask.slip
-                .and_then(|slip| slip.user.as_deref())
-                .map(|user| (ask.sale_no, user)),
-        );
-    }
+    let mut users: Vec<(i32, &str)> = asks.iter().filter_map(Ask::user).collect();
+    users.retain(|(sale_no, _)| limited.contains(sale_no));
     for user in retaken.iter().filter_map(|subject| subject.user.as_deref()) {
         users.extend(limited.iter().map(|sale_no| (*sale_no, user)));
     }
+    let since = books.iter().map(|(_, book)| book.created_at).min().unwrap_or(work.now);
     let mut held = Held::read(tx, work.lane, users, since).await?;
     let decided = decide(
         work,
@@ -126,8 +157,8 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
     )?;
     keys.settle(tx).await?;
     store::reservations(tx, work, &asks, &decided, &books).await?;
+    // Some may have been made just now.
     store::subjects(tx, &decided).await?;
-    store::movements(tx, &asks, &decided, &books).await?;
     store::recalled(tx, &decided.recalled).await?;
     books.write(tx, work.lane).await?;
     store::tallies(tx, &decided.ended).await?;
@@ -147,14 +178,6 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
         grants_for,
         settled: books.settled(),
     }))
-}
-
-fn sales(work: &Work<'_>) -> Vec<i32> {
-    let touched = work.parts.iter().flat_map(|part| &part.entry.touched);
-    let mut sales: Vec<i32> = touched.map(|touched| touched.sale_no).collect();
-    sales.sort_unstable();
-    sales.dedup();
-    sales
 }
 
 /// Sales with a limit per user, at any time of the batch.

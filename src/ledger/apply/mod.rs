@@ -10,6 +10,7 @@
 
 mod alarm;
 mod ask;
+mod begin;
 mod book;
 mod carry;
 mod decide;
@@ -24,8 +25,11 @@ mod trial;
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
+
+use self::ask::read_asks;
+use self::begin::{begin, claims_ahead};
+use self::carry::carry_begun;
 
 use super::{Ledger, LedgerError};
 use crate::domain::entry::Entry;
@@ -145,11 +149,7 @@ impl Trial for Batch<'_> {
         only: Option<&HashSet<Uuid>>,
     ) -> Result<Applied, LedgerError> {
         let mut tx = ledger.begin().await?;
-        let Some((grant_no, now)) = move_cursor(&mut tx, self).await? else {
-            tx.rollback().await?;
-            return Ok(Applied::NotOwner);
-        };
-        let work = Work {
+        let mut work = Work {
             lane: self.lane,
             id_key: self.id_key,
             parts: self.entries.iter().map(|entry| Part { entry, whole: true }).collect(),
@@ -157,10 +157,21 @@ impl Trial for Batch<'_> {
             known: &HashSet::new(),
             poison,
             only,
-            now,
-            grant_no,
+            now: Utc::now(),
+            grant_no: 0,
         };
-        let tally = match carry(&mut tx, &work).await? {
+        let mut asks = read_asks(&work);
+        let claiming = claims_ahead(&work, &asks);
+        let Some(begun) = begin(&mut tx, self, &work.sales(), claiming).await? else {
+            tx.rollback().await?;
+            return Ok(Applied::NotOwner);
+        };
+        (work.now, work.grant_no) = (begun.now, begun.grant_no);
+        if begun.keys.is_none() {
+            asks = read_asks(&work);
+        }
+        let grant_no = work.grant_no;
+        let tally = match carry_begun(&mut tx, &work, asks, begun.books, begun.keys).await? {
             Carried::Done(tally) => tally,
             Carried::GrantsAhead { lane } => {
                 tx.rollback().await?;
@@ -214,27 +225,4 @@ fn cursor_at(entry: &Entry) -> Cursor {
         nonce: entry.nonce,
         total: entry.total,
     }
-}
-
-/// Returns the last number given to a grant of the lane, and the instant.
-async fn move_cursor(tx: &mut PgConnection, batch: &Batch<'_>) -> Result<Option<(i64, DateTime<Utc>)>, LedgerError> {
-    let to = cursor_after(batch);
-    let number = |value: u64| i64::try_from(value).map_err(|_| LedgerError::Broken(format!("a cursor at {value}")));
-    Ok(sqlx::query_as(
-        "-- apply.move_cursor: whoever names the cursor holds the lane until the commit
-         UPDATE lane SET cursor_seq = $6, cursor_nonce = $7, cursor_total = $8, cursor_at = clock_timestamp()
-         WHERE lane = $1 AND owner = $2 AND epoch = $3 AND cursor_epoch = $3 AND cursor_seq = $4 AND cursor_nonce = $5
-           AND state = 'open'
-         RETURNING grant_no, cursor_at",
-    )
-    .bind(batch.lane.to_i16())
-    .bind(batch.owner)
-    .bind(i64::from(batch.from.epoch))
-    .bind(number(batch.from.seq)?)
-    .bind(batch.from.nonce.to_i64())
-    .bind(number(to.seq)?)
-    .bind(to.nonce.to_i64())
-    .bind(number(to.total)?)
-    .fetch_optional(&mut *tx)
-    .await?)
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
@@ -47,7 +47,8 @@ pub(in crate::ledger) async fn write_own(
     };
     let sales: Vec<i32> = entry.touched.iter().map(|touched| touched.sale_no).collect();
     let mut books = Books::read(tx, lane, &sales).await?;
-    let asks = read_asks(&work, &books);
+    let mut asks = read_asks(&work);
+    asks.retain(|ask| books.has(ask.sale_no));
     let mut decided = Decided::default();
     for ask in &asks {
         let book = books.get_mut(ask.sale_no)?;
@@ -56,12 +57,11 @@ pub(in crate::ledger) async fn write_own(
         decided.fates.push(Fate::Reserved);
     }
     store::reservations(tx, &work, &asks, &decided, &books).await?;
-    store::movements(tx, &asks, &decided, &books).await?;
     books.write(tx, lane).await?;
     let own = asks.iter().map(|ask| Own {
         id: ask.id,
         at: ask.at,
-        expires_at: ask.expires_at,
+        expires_at: ask.at + TimeDelta::milliseconds(ask.hold_ms(&books)),
     });
     Ok(own.collect())
 }

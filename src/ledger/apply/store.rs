@@ -9,110 +9,42 @@ use super::ask::Ask;
 use super::book::Books;
 use super::carry::Work;
 use super::decide::{Decided, Ended, Fate};
-use crate::domain::entry::Slip;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
-use crate::ledger::column::column;
-use crate::ledger::post::{Deltas, EventType, Movement, post};
+use crate::ledger::post::{Deltas, EventType, Instant, Made, MadeRow, Movement, post_made};
 use crate::ledger::take::LATE_PAYMENT;
 
 /// Stands for an order that can't be stored.
 const NO_ORDER: &str = "-";
 
-/// A reservation's row: every accepted one gets one, whatever became of it, so that its id always has an answer.
-struct Row<'a> {
-    ask: &'a Ask<'a>,
-    /// None where its content can't be stored.
-    slip: Option<&'a Slip>,
-    cause: Option<&'static str>,
-    first: Option<Uuid>,
-    quantity: i64,
-}
-
-pub(super) async fn reservations(
-    tx: &mut PgConnection,
-    work: &Work<'_>,
-    asks: &[Ask<'_>],
-    decided: &Decided,
-    books: &Books,
-) -> Result<(), LedgerError> {
-    if asks.is_empty() {
-        return Ok(());
-    }
-    let rows: Vec<Row<'_>> = asks.iter().enumerate().map(|(at, ask)| row(at, ask, decided)).collect();
-    let items = rows.iter().map(|row| Ok(&books.get(row.ask.sale_no)?.item));
-    let items = items.collect::<Result<Vec<_>, LedgerError>>()?;
-    sqlx::query(
-        "-- apply.reservations
-         INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity, status,
-             cause, first_id, sale_no, lane, key_hash, fingerprint, explicit_key, trace_id, expires_at, created_at,
-             updated_at)
-         SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity,
-             CASE WHEN cause IS NULL THEN 'RESERVED' ELSE 'REJECTED' END::reservation_status,
-             cause, first_id, sale_no, $1, key_hash, fingerprint, explicit_key, trace_id, expires_at, created_at,
-             clock_timestamp()
-         FROM UNNEST($2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::int8[], $8::text[], $9::uuid[],
-                     $10::int4[], $11::uuid[], $12::int8[], $13::bool[], $14::uuid[], $15::timestamptz[],
-                     $16::timestamptz[])
-              AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, cause, first_id, sale_no, key_hash,
-                   fingerprint, explicit_key, trace_id, expires_at, created_at)",
-    )
-    .bind(work.lane.to_i16())
-    .bind(rows.iter().map(|row| row.ask.id).collect::<Vec<_>>())
-    .bind(
-        rows.iter()
-            .map(|row| row.slip.map_or(NO_ORDER, |slip| &slip.order))
-            .collect::<Vec<_>>(),
-    )
-    .bind(column(&rows, &None, |row| {
-        row.slip.and_then(|slip| slip.user.as_deref())
-    }))
-    .bind(items.iter().map(|item| item.sku.as_str()).collect::<Vec<_>>())
-    .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.quantity).collect::<Vec<_>>())
-    .bind(column(&rows, &None, |row| row.cause))
-    .bind(column(&rows, &None, |row| row.first))
-    .bind(rows.iter().map(|row| row.ask.sale_no).collect::<Vec<_>>())
-    .bind(
-        rows.iter()
-            .map(|row| row.ask.slip.map_or(Uuid::nil(), |slip| slip.key.to_uuid()))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows.iter()
-            .map(|row| row.ask.slip.map_or(0, |slip| slip.fingerprint.to_i64()))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows.iter()
-            .map(|row| row.ask.slip.is_some_and(|slip| slip.explicit_key))
-            .collect::<Vec<_>>(),
-    )
-    .bind(
-        rows.iter()
-            .map(|row| row.ask.slip.map_or(Uuid::nil(), |slip| slip.trace.to_uuid()))
-            .collect::<Vec<_>>(),
-    )
-    .bind(rows.iter().map(|row| row.ask.expires_at).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.ask.at).collect::<Vec<_>>())
-    .execute(&mut *tx)
-    .await?;
-    Ok(())
-}
-
-fn row<'a>(at: usize, ask: &'a Ask<'a>, decided: &Decided) -> Row<'a> {
-    let (cause, first) = match decided.fates[at] {
-        Fate::Reserved => (None, None),
-        Fate::Refused { cause, first } => (Some(cause.as_str()), first),
+/// Every accepted reservation gets a row, whatever became of it, so that its id always has an answer.
+fn rows<'a>(asks: &'a [Ask<'a>], decided: &Decided, books: &'a Books) -> Result<Vec<MadeRow<'a>>, LedgerError> {
+    let row = |(at, ask): (usize, &'a Ask<'a>)| {
+        let (cause, first) = match decided.fates[at] {
+            Fate::Reserved => (None, None),
+            Fate::Refused { cause, first } => (Some(cause.as_str()), first),
+        };
+        let units = decided.missing.get(&at).copied().unwrap_or_else(|| ask.units());
+        let storable = ask.slip.filter(|_| ask.poison.is_none());
+        Ok(MadeRow {
+            id: ask.id,
+            order: storable.map_or(NO_ORDER, |slip| &slip.order),
+            user: storable.and_then(|slip| slip.user.as_deref()),
+            item: &books.get(ask.sale_no)?.item,
+            quantity: units.max(1),
+            cause,
+            first,
+            sale_no: Some(ask.sale_no),
+            key: ask.slip.map_or(Uuid::nil(), |slip| slip.key.to_uuid()),
+            fingerprint: ask.slip.map_or(0, |slip| slip.fingerprint.to_i64()),
+            explicit: ask.slip.is_some_and(|slip| slip.explicit_key),
+            trace: ask.slip.map_or(Uuid::nil(), |slip| slip.trace.to_uuid()),
+            cart: None,
+            created_at: Some(ask.at),
+            hold_ms: ask.hold_ms(books),
+        })
     };
-    let units = decided.missing.get(&at).copied().unwrap_or_else(|| ask.units());
-    Row {
-        ask,
-        slip: ask.slip.filter(|_| ask.poison.is_none()),
-        cause,
-        first,
-        quantity: units.max(1),
-    }
+    asks.iter().enumerate().map(row).collect()
 }
 
 /// How long the units of a late payment are held for the commit that asked for them, in s: it follows at once, or is
@@ -167,9 +99,11 @@ pub(super) async fn subjects(tx: &mut PgConnection, decided: &Decided) -> Result
     Ok(())
 }
 
-/// Moves the balances: escrowed to reserved for what is held now, and back for what has ended.
-pub(super) async fn movements(
+/// Makes the reservations, and moves the balances: escrowed to reserved for what is held now, and back
+/// for what has ended.
+pub(super) async fn reservations(
     tx: &mut PgConnection,
+    work: &Work<'_>,
     asks: &[Ask<'_>],
     decided: &Decided,
     books: &Books,
@@ -206,7 +140,16 @@ pub(super) async fn movements(
             ..movement(&subject.item, event, subject.quantity)
         });
     }
-    post(tx, &movements).await?;
+    let made = Made {
+        rows: rows(asks, decided, books)?,
+        lane: Some(work.lane.to_i16()),
+    };
+    // A stall may have begun since they were made: it is still to move their deadlines.
+    let at = Instant {
+        now: work.now,
+        stall_no: 0,
+    };
+    post_made(tx, &made, at, &movements).await?;
     Ok(())
 }
 

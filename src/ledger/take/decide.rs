@@ -88,6 +88,13 @@ pub(super) fn decide(
     })
 }
 
+/// The time to pay of what is taken from balances alone, where nothing stands against it; none where the ask is not
+/// such, or wants too much.
+pub(super) fn plain_hold_ms(ask: &TakeAsk) -> Option<i64> {
+    let hold_ms = ask.ttl_ms.unwrap_or(HOLD_MS.min(HOLD_MAX_MS));
+    Some(hold_ms).filter(|hold_ms| ask.parts.is_empty() && !ask.lines.is_empty() && *hold_ms <= HOLD_MAX_MS)
+}
+
 fn against(keys: &Keys, claimant: &Claimant) -> Option<TakeAnswer> {
     let (cause, first) = keys.against(claimant)?;
     let first = ReservationId(first);

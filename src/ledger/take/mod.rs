@@ -4,24 +4,27 @@
 //! updated once. What comes of each is decided in memory in the order of the requests, while every key that they name is
 //! ours, and by balances as they were a moment ago: the update itself, the last thing before the commit, tells whether
 //! that was enough. Only where it was not, everything is undone and decided anew with the balances locked. So a hot
-//! balance is locked for an update and a commit, and not while keys and rows are written. A cart is all or nothing, and
-//! may be made of reservations that lanes hold already.
+//! balance is locked for an update and a commit, and not while keys and rows are written. Where all want one item and can
+//! have it, one statement does all that (`at_once`). A cart is all or nothing, and may be made of reservations that lanes
+//! hold already.
 
+mod at_once;
 mod decide;
 mod rescue;
 mod stock;
 mod store;
 
-use sqlx::PgConnection;
+use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub(super) use at_once::Pause;
 pub(super) use rescue::{LATE_PAYMENT, rescue};
 
 use self::decide::{Fate, decide};
-use self::stock::Stocks;
+use self::stock::{Stocks, read_instant};
+use self::store::Taken;
 use super::claims::{Claimant, Keys};
-use super::opened::Opened;
-use super::post::{Movement, Posted, post};
+use super::post::{Posted, post_made};
 use super::reservation::{Locked, lock};
 use super::retry::retried;
 use super::{Ledger, LedgerError};
@@ -98,25 +101,18 @@ impl Ledger {
     /// # Errors
     /// Postgres could not be asked, or refused what is in one of the asks: then nothing was taken.
     pub async fn take(&self, asks: &[TakeAsk]) -> Result<Vec<TakeAnswer>, LedgerError> {
-        self.take_opened(asks, Opened::default()).await
+        retried!(self, self.take_once(asks))
     }
 
-    /// The same, in a transaction that was opened before.
-    ///
-    /// # Errors
-    /// As [`Ledger::take`].
-    pub async fn take_opened(&self, asks: &[TakeAsk], mut opened: Opened) -> Result<Vec<TakeAnswer>, LedgerError> {
-        retried!(self, self.take_once(asks, std::mem::take(&mut opened)))
-    }
-
-    async fn take_once(&self, asks: &[TakeAsk], opened: Opened) -> Result<Vec<TakeAnswer>, LedgerError> {
-        let answers = match self.take_by(Basis::Glance, asks, opened).await? {
-            Some(answers) => answers,
-            None => {
-                let answers = self.take_by(Basis::Lock, asks, Opened::default()).await?;
-                answers.ok_or_else(|| LedgerError::Broken("a locked balance has changed".into()))?
+    async fn take_once(&self, asks: &[TakeAsk]) -> Result<Vec<TakeAnswer>, LedgerError> {
+        let claims = asks.iter().map(Claims::of).collect::<Vec<_>>();
+        let mut answers = self.take_at_once(asks, &claims).await?;
+        for basis in [Basis::Glance, Basis::Lock] {
+            if answers.is_none() {
+                answers = self.take_by(basis, asks, &claims).await?;
             }
-        };
+        }
+        let answers = answers.ok_or_else(|| LedgerError::Broken("a locked balance has changed".into()))?;
         for answer in &answers {
             if let TakeAnswer::Taken(reservation) = answer {
                 log(reservation, asks);
@@ -130,23 +126,25 @@ impl Ledger {
         &self,
         basis: Basis,
         asks: &[TakeAsk],
-        opened: Opened,
+        claims: &[Claims],
     ) -> Result<Option<Vec<TakeAnswer>>, LedgerError> {
-        let mut tx = self.begin_with(opened).await?;
+        let mut tx = self.begin().await?;
         let parts = match asks.iter().any(|ask| !ask.parts.is_empty()) {
             true => lock(&mut tx, asks.iter().flat_map(|ask| ask.parts.iter().copied())).await?,
             false => Locked::default(),
         };
-        let claims = asks.iter().map(Claims::of).collect::<Vec<_>>();
         let all: Vec<Claimant> = claims.iter().flat_map(Claims::all).copied().collect();
         let items = asks.iter().flat_map(|ask| &ask.lines).map(|line| &line.item);
-        let (mut keys, mut stocks) = match basis {
+        let (mut keys, mut stocks, at) = match basis {
             Basis::Glance => Stocks::glance(&mut tx, &all, items).await?,
-            Basis::Lock => (Keys::claim(&mut tx, &all).await?, Stocks::lock(&mut tx, items).await?),
+            Basis::Lock => {
+                let (keys, stocks) = (Keys::claim(&mut tx, &all).await?, Stocks::lock(&mut tx, items).await?);
+                (keys, stocks, read_instant(&mut tx).await?)
+            }
         };
         let mut fates = Vec::with_capacity(asks.len());
         let mut claimed_parts = std::collections::HashSet::new();
-        for (ask, claims) in asks.iter().zip(&claims) {
+        for (ask, claims) in asks.iter().zip(claims) {
             let fate = decide(ask, claims, &parts, &mut claimed_parts, &keys, &mut stocks)?;
             match &fate {
                 Fate::Takes { .. } => claims.all().for_each(|claimant| keys.give(claimant)),
@@ -155,8 +153,16 @@ impl Ledger {
             fates.push(fate);
         }
         keys.settle(&mut tx).await?;
-        let (answers, movements) = write(&mut tx, asks, &claims, fates, &parts).await?;
-        if was_enough(post(&mut tx, &movements).await, basis)? {
+        let mut taken = Vec::new();
+        for ((ask, claims), fate) in asks.iter().zip(claims).zip(&fates) {
+            if let Fate::Takes { hold_ms } = *fate {
+                taken.push(Taken { ask, claims, hold_ms });
+            }
+        }
+        store::join(&mut tx, &taken, &parts, at.now).await?;
+        let (made, movements) = store::rows(&taken);
+        if was_enough(post_made(&mut tx, &made, at, &movements).await, basis)? {
+            let answers = answers(fates, &taken, &parts, at.now)?;
             tx.commit().await?;
             return Ok(Some(answers));
         }
@@ -233,28 +239,12 @@ fn part_id(cart: ReservationId, n: usize) -> Uuid {
     Uuid::from_u128((4 << 125) | (body ^ n))
 }
 
-/// Writes the rows. The movements are still to be posted.
-async fn write(
-    tx: &mut PgConnection,
-    asks: &[TakeAsk],
-    claims: &[Claims],
+fn answers(
     fates: Vec<Fate>,
+    taken: &[Taken<'_>],
     parts: &Locked,
-) -> Result<(Vec<TakeAnswer>, Vec<Movement>), LedgerError> {
-    let mut taken = Vec::new();
-    let mut rows = Vec::new();
-    for ((ask, claims), fate) in asks.iter().zip(claims).zip(&fates) {
-        if let Fate::Takes { hold_ms } = *fate {
-            let takes = store::Taken { ask, claims, hold_ms };
-            takes.rows(&mut rows);
-            taken.push(takes);
-        }
-    }
-    let now = store::insert(tx, &rows).await?;
-    let mut joins = Vec::new();
-    taken.iter().for_each(|takes| takes.joins(parts, now, &mut joins));
-    store::join(tx, &joins).await?;
-    let movements = rows.iter().map(store::Row::movement).collect();
+    now: DateTime<Utc>,
+) -> Result<Vec<TakeAnswer>, LedgerError> {
     let mut taken = taken.iter();
     let answer = |fate| {
         Ok(match fate {
@@ -265,8 +255,7 @@ async fn write(
             }
         })
     };
-    let answers = fates.into_iter().map(answer).collect::<Result<_, LedgerError>>()?;
-    Ok((answers, movements))
+    fates.into_iter().map(answer).collect()
 }
 
 fn log(reservation: &Reservation, asks: &[TakeAsk]) {

@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use crate::domain::id::Item;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::{Claimant, Claiming, Keys, claim_keys};
+use crate::ledger::post::Instant;
 use crate::ledger::sale_row::read_item;
 
 #[derive(sqlx::FromRow)]
@@ -17,10 +18,29 @@ struct StockRow {
     on_sale: Option<i32>,
 }
 
-/// A balance that was glanced at, if there is one, and how many keys were new: in each row the same.
+/// The columns of an [`Instant`].
+macro_rules! instant {
+    () => {
+        "date_trunc('milliseconds', clock_timestamp()) AS now,
+             coalesce((SELECT max(stall_no) FROM stall), 0) AS stall_no"
+    };
+}
+
+pub(super) use instant;
+
+/// The instant: to be read when all keys are ours.
+pub(super) async fn read_instant(tx: &mut PgConnection) -> Result<Instant, LedgerError> {
+    Ok(sqlx::query_as(concat!("-- take.now\nSELECT ", instant!()))
+        .fetch_one(tx)
+        .await?)
+}
+
+/// A balance that was glanced at, if there is one; how many keys were new, and the time: in each row the same.
 #[derive(sqlx::FromRow)]
 struct GlanceRow {
     claimed: i64,
+    #[sqlx(flatten)]
+    at: Instant,
     sku_id: Option<String>,
     location_id: Option<String>,
     available: Option<i64>,
@@ -65,6 +85,7 @@ macro_rules! stocks {
         )
     };
 }
+pub(super) use stocks;
 
 impl Stocks {
     /// Claims the keys of all claimants, of whom there must be one, and looks at the balances of these items, which may
@@ -73,19 +94,21 @@ impl Stocks {
         tx: &mut PgConnection,
         claimants: &[Claimant],
         items: impl Iterator<Item = &'a Item>,
-    ) -> Result<(Keys, Self), LedgerError> {
+    ) -> Result<(Keys, Self, Instant), LedgerError> {
         let items: BTreeSet<&Item> = items.collect();
         let claiming = Claiming::of(claimants);
         let keys = claiming.columns();
         let rows: Vec<GlanceRow> = sqlx::query_as(concat!(
             "-- take.claim: one round trip for both
              WITH claimed AS (",
-            claim_keys!(),
+            claim_keys!("$1", "$2", "$3", "$4", ""),
             " RETURNING 1), stock AS (",
             stocks!("$5", "$6"),
             ")
-             SELECT (SELECT count(*) FROM claimed) AS claimed, sku_id, location_id, available, on_sale
-             FROM (SELECT) AS once LEFT JOIN stock ON true",
+             SELECT claimed, ",
+            instant!(),
+            ", sku_id, location_id, available, on_sale
+             FROM (SELECT count(*) AS claimed FROM claimed) AS keys LEFT JOIN stock ON true",
         ))
         .bind(keys.hashes)
         .bind(keys.subjects)
@@ -95,10 +118,13 @@ impl Stocks {
         .bind(items.iter().map(|item| item.location.as_str()).collect::<Vec<_>>())
         .fetch_all(&mut *tx)
         .await?;
-        let claimed = rows.first().map_or(0, |row| row.claimed);
+        let first = rows
+            .first()
+            .ok_or_else(|| LedgerError::Broken("a glance without a row".into()))?;
+        let (claimed, at) = (first.claimed, first.at);
         let claimed = usize::try_from(claimed).expect("no more rows than claims");
         let stocks = Self::of(rows.into_iter().filter_map(GlanceRow::stock))?;
-        Ok((claiming.look(tx, claimed).await?, stocks))
+        Ok((claiming.look(tx, claimed).await?, stocks, at))
     }
 
     /// Locks the balances of these items.

@@ -9,8 +9,7 @@ use crate::domain::reservation::{Ack, Line, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::Claimant;
-use crate::ledger::column::column;
-use crate::ledger::post::{Deltas, EventType, Movement};
+use crate::ledger::post::{Deltas, EventType, Made, MadeRow, Movement};
 use crate::ledger::reservation::Locked;
 
 /// A request that gets what it asks for.
@@ -18,15 +17,6 @@ pub(super) struct Taken<'a> {
     pub(super) ask: &'a TakeAsk,
     pub(super) claims: &'a Claims,
     pub(super) hold_ms: i64,
-}
-
-/// A line to be written.
-pub(super) struct Row<'a> {
-    ask: &'a TakeAsk,
-    line: &'a Line,
-    claimant: &'a Claimant,
-    parts: Option<i16>,
-    hold_ms: i64,
 }
 
 /// A lane's reservation that becomes a part.
@@ -50,32 +40,77 @@ impl<'a> Taken<'a> {
         i16::try_from(count).ok().filter(|count| *count > 0)
     }
 
-    pub(super) fn rows(&self, rows: &mut Vec<Row<'a>>) {
-        let alone = std::slice::from_ref(&self.claims.whole);
-        let parts = self.parts();
-        let claimants = if parts.is_some() { &self.claims.lines } else { alone };
-        rows.extend(self.ask.lines.iter().zip(claimants).map(|(line, claimant)| Row {
-            ask: self.ask,
-            line,
-            claimant,
-            parts,
-            hold_ms: self.hold_ms,
-        }));
+    fn cart(&self) -> Option<(Uuid, i16)> {
+        self.parts().map(|parts| (self.ask.id.0, parts))
     }
 
-    pub(super) fn joins(&self, locked: &Locked, now: DateTime<Utc>, joins: &mut Vec<Join>) {
-        let Some(parts) = self.parts() else { return };
-        joins.extend(self.ask.parts.iter().map(|part| {
-            let row = locked.get(&part.0);
-            Join {
-                row: part.0,
-                row_created_at: row.created_at,
-                stalls: row.stalls,
-                cart: self.ask.id.0,
-                parts,
-                expires_at: self.expires_at(now),
-            }
-        }));
+    /// Each line, and whose keys it has.
+    fn lines(&self) -> impl Iterator<Item = (&'a Line, &'a Claimant)> {
+        let alone = std::slice::from_ref(&self.claims.whole);
+        let claimants = if self.parts().is_some() {
+            &self.claims.lines
+        } else {
+            alone
+        };
+        self.ask.lines.iter().zip(claimants)
+    }
+
+    fn rows(&self) -> impl Iterator<Item = MadeRow<'a>> {
+        let (ask, cart, hold_ms) = (self.ask, self.cart(), self.hold_ms);
+        self.lines().map(move |(line, claimant)| MadeRow {
+            id: claimant.id,
+            order: ask.order.as_str(),
+            user: ask.user.as_ref().map(|user| user.as_str()),
+            item: &line.item,
+            quantity: line.quantity,
+            cause: None,
+            first: None,
+            sale_no: None,
+            key: claimant.key.to_uuid(),
+            fingerprint: claimant.fingerprint,
+            explicit: claimant.explicit,
+            trace: ask.trace.to_uuid(),
+            cart,
+            created_at: None,
+            hold_ms,
+        })
+    }
+
+    fn movements(&self) -> impl Iterator<Item = Movement> {
+        let (ask, cart) = (self.ask, self.cart());
+        self.lines().map(move |(line, claimant)| Movement {
+            item: line.item.clone(),
+            event: EventType::Reserved,
+            quantity_delta: -line.quantity,
+            deltas: Deltas {
+                reserved: line.quantity,
+                ..Deltas::default()
+            },
+            reason: None,
+            reference_id: cart.map(|(cart, _)| ReservationId(cart).to_string()),
+            reservation_id: Some(claimant.id),
+            order_id: Some(ask.order.to_string()),
+            operator: None,
+            trace_id: Some(ask.trace.to_uuid()),
+            metadata: None,
+        })
+    }
+
+    fn joins(&self, locked: &Locked, now: DateTime<Utc>) -> impl Iterator<Item = Join> {
+        let joins = self.cart().map(|(cart, parts)| {
+            self.ask.parts.iter().map(move |part| {
+                let row = locked.get(&part.0);
+                Join {
+                    row: part.0,
+                    row_created_at: row.created_at,
+                    stalls: row.stalls,
+                    cart,
+                    parts,
+                    expires_at: self.expires_at(now),
+                }
+            })
+        });
+        joins.into_iter().flatten()
     }
 
     pub(super) fn reservation(&self, locked: &Locked, now: DateTime<Utc>) -> Result<Reservation, LedgerError> {
@@ -106,81 +141,23 @@ impl<'a> Taken<'a> {
     }
 }
 
-impl Row<'_> {
-    fn cart(&self) -> Option<Uuid> {
-        self.parts.map(|_| self.ask.id.0)
-    }
-
-    pub(super) fn movement(&self) -> Movement {
-        Movement {
-            item: self.line.item.clone(),
-            event: EventType::Reserved,
-            quantity_delta: -self.line.quantity,
-            deltas: Deltas {
-                reserved: self.line.quantity,
-                ..Deltas::default()
-            },
-            reason: None,
-            reference_id: self.cart().map(|cart| ReservationId(cart).to_string()),
-            reservation_id: Some(self.claimant.id),
-            order_id: Some(self.ask.order.to_string()),
-            operator: None,
-            trace_id: Some(self.ask.trace.to_uuid()),
-            metadata: None,
-        }
-    }
+/// The reservations, and how they move the balances.
+pub(super) fn rows<'a>(taken: &[Taken<'a>]) -> (Made<'a>, Vec<Movement>) {
+    let made = Made {
+        rows: taken.iter().flat_map(Taken::rows).collect(),
+        lane: None,
+    };
+    (made, taken.iter().flat_map(Taken::movements).collect())
 }
 
-/// Writes the rows. Returns the time of what this transaction writes: read when everything is locked.
-pub(super) async fn insert(tx: &mut PgConnection, rows: &[Row<'_>]) -> Result<DateTime<Utc>, LedgerError> {
-    if rows.is_empty() {
-        let now = "-- take.now\nSELECT date_trunc('milliseconds', clock_timestamp())";
-        return Ok(sqlx::query_scalar(now).fetch_one(tx).await?);
-    }
-    let now = sqlx::query_scalar(
-        "-- take.rows
-         WITH clock AS MATERIALIZED (
-             SELECT date_trunc('milliseconds', clock_timestamp()) AS now,
-                 coalesce((SELECT max(stall_no) FROM stall), 0) AS stall_no
-         ), written AS (
-             INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity,
-                 status, key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no, expires_at,
-                 created_at, updated_at)
-             SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity, 'RESERVED', key_hash,
-                 fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no,
-                 now + hold_ms * interval '1 ms', now, now
-             FROM UNNEST($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int8[], $7::uuid[],
-                         $8::int8[], $9::bool[], $10::uuid[], $11::uuid[], $12::int2[], $13::int8[])
-                  AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, key_hash, fingerprint,
-                       explicit_key, trace_id, cart_id, cart_parts, hold_ms), clock
-         )
-         SELECT now FROM clock",
-    )
-    .bind(rows.iter().map(|row| row.claimant.id).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.ask.order.as_str()).collect::<Vec<_>>())
-    .bind(column(rows, &None, |row| {
-        row.ask.user.as_ref().map(|user| user.as_str())
-    }))
-    .bind(rows.iter().map(|row| row.line.item.sku.as_str()).collect::<Vec<_>>())
-    .bind(
-        rows.iter()
-            .map(|row| row.line.item.location.as_str())
-            .collect::<Vec<_>>(),
-    )
-    .bind(rows.iter().map(|row| row.line.quantity).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.claimant.key.to_uuid()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.claimant.fingerprint).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.claimant.explicit).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.ask.trace.to_uuid()).collect::<Vec<_>>())
-    .bind(column(rows, &None, Row::cart))
-    .bind(column(rows, &None, |row| row.parts))
-    .bind(rows.iter().map(|row| row.hold_ms).collect::<Vec<_>>())
-    .fetch_one(tx)
-    .await?;
-    Ok(now)
-}
-
-pub(super) async fn join(tx: &mut PgConnection, joins: &[Join]) -> Result<(), LedgerError> {
+/// Makes lanes' reservations parts of their carts.
+pub(super) async fn join(
+    tx: &mut PgConnection,
+    taken: &[Taken<'_>],
+    locked: &Locked,
+    now: DateTime<Utc>,
+) -> Result<(), LedgerError> {
+    let joins: Vec<Join> = taken.iter().flat_map(|taken| taken.joins(locked, now)).collect();
     if joins.is_empty() {
         return Ok(());
     }

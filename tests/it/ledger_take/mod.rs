@@ -1,5 +1,6 @@
 //! The ledger engine: what no sale serves, and carts.
 
+mod at_once;
 mod carts;
 mod lines;
 mod races;

@@ -30,7 +30,7 @@ fn ask(id: ReservationId, ending: Ending) -> EndAsk {
 }
 
 /// A transaction of ours that holds the balance of a SKU.
-async fn hold(pool: &PgPool, sku: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {
+pub(super) async fn hold(pool: &PgPool, sku: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {
     let mut held = pool.begin().await.expect("Postgres answers");
     sqlx::query("SELECT 1 FROM inventory_balance WHERE sku_id = $1 FOR NO KEY UPDATE")
         .bind(sku)
@@ -41,7 +41,7 @@ async fn hold(pool: &PgPool, sku: &str) -> sqlx::Transaction<'static, sqlx::Post
 }
 
 /// Waits until so many others wait for a lock.
-async fn until_waiting(pool: &PgPool, count: i64) {
+pub(super) async fn until_waiting(pool: &PgPool, count: i64) {
     until("somebody who waits", async || {
         let waiting: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
@@ -287,27 +287,5 @@ async fn units_that_went_after_the_look_are_not_taken() {
         assert!(told == [None, Some(1)] || told == [Some(2), None], "{answers:?}");
         assert_eq!(reserved(&desk, &item).await, if told[0].is_none() { 4 } else { 3 });
     }
-    assert_sound(&desk).await;
-}
-
-/// Postgres ends a transaction that is idle for too long, and whoever opened it is not told.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_that_stood_idle_is_not_used() {
-    let desk = Desk::open().await;
-    let item = desk.stock("a", 2).await;
-    let (idle, fresh) = (desk.ledger.open().await, desk.ledger.open().await);
-    let answers = desk.ledger.take_opened(&[line(&desk, "o1", &item, 1)], fresh).await;
-    assert!(matches!(answers.expect("it is open")[..], [TakeAnswer::Taken(_)]));
-    desk.run(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-         WHERE datname = current_database() AND state = 'idle in transaction'",
-    )
-    .await;
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
-    let answers = desk.ledger.take_opened(&[line(&desk, "o2", &item, 1)], idle).await;
-    assert!(matches!(
-        answers.expect("another one is begun")[..],
-        [TakeAnswer::Taken(_)]
-    ));
     assert_sound(&desk).await;
 }

@@ -97,7 +97,7 @@ async fn hold_back<'p>(fair: &'p Fair, sale: &Arc<Sale>, lane: LaneNo, round: us
     buy(fair, sale, &living_in(sale, lane, &bait), &bait).await;
     until("the writer to wait", async || {
         let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-            AND wait_event_type = 'Lock' AND query LIKE '-- apply.move_cursor%'";
+            AND wait_event_type = 'Lock' AND query LIKE '-- apply.begin%'";
         (fair.desk.count(waits).await > 0).then_some(())
     })
     .await;
