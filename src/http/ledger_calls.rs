@@ -19,9 +19,9 @@ use crate::thread::Thread;
 
 /// One for each kind of call but the others'.
 const CONNECTIONS_MAX: u32 = 5;
-/// Takings: one, and one more while the last is given back. To a Postgres process that always does the same a statement
-/// costs a tenth less than to one of many.
-const TAKE_CONNECTIONS_MAX: u32 = 2;
+/// Takings, of which there is one at a time: to a Postgres process that always does the same a statement costs a sixth less
+/// than to two that take turns.
+const TAKE_CONNECTIONS_MAX: u32 = 1;
 /// Commit and release, extend, and how far lanes are: whatever else wants a connection, they have theirs.
 const ENDING_CONNECTIONS_MAX: u32 = 3;
 
