@@ -17,9 +17,9 @@ use crate::ledger::route::Route;
 use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
 use crate::thread::Thread;
 
-/// One for each kind of call but the others'.
+/// One for each kind of call but takings and endings.
 const CONNECTIONS_MAX: u32 = 5;
-/// Takings, of which there is one at a time: to a Postgres process that always does the same a statement costs a sixth less
+/// Takings, of which there is one at a time: to a Postgres process that always does the same a statement costs a tenth less
 /// than to two that take turns.
 const TAKE_CONNECTIONS_MAX: u32 = 1;
 /// Commit and release, extend, and how far lanes are: whatever else wants a connection, they have theirs.

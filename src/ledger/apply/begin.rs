@@ -5,7 +5,7 @@ use sqlx::PgConnection;
 
 use super::ask::Ask;
 use super::book::{Books, books};
-use super::carry::Work;
+use super::carry::{Work, recalls};
 use super::{Batch, cursor_after};
 use crate::domain::entry::Body;
 use crate::domain::grant::{Delivered, Grant};
@@ -92,10 +92,7 @@ pub(super) async fn begin(
 
 /// The keys of the asks, where they are all that the batch claims and nothing is to be locked before them.
 pub(super) fn claims_ahead(work: &Work<'_>, asks: &[Ask<'_>]) -> Option<Claiming> {
-    let first = |Delivered { grant, .. }: &Delivered| {
-        let recalls = matches!(grant, Grant::Take { target: None, .. } | Grant::TakeWhole(_));
-        recalls || matches!(grant, Grant::Retake { .. })
-    };
+    let first = |Delivered { grant, .. }: &Delivered| recalls(grant) || matches!(grant, Grant::Retake { .. });
     let can_wait = |body: &Body| match body {
         Body::Reserve(_) => true,
         Body::Grant { delivered, .. } => !delivered.iter().any(first),

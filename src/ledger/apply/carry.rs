@@ -195,6 +195,11 @@ fn limited_sales(work: &Work<'_>, books: &Books) -> HashSet<i32> {
     sales
 }
 
+/// Units of the sale come back by this grant.
+pub(super) fn recalls(grant: &Grant) -> bool {
+    matches!(grant, Grant::Take { target: None, .. } | Grant::TakeWhole(_))
+}
+
 /// Locks the sales that will get units back, since sales come before all else.
 async fn hold_recalled_sales(tx: &mut PgConnection, work: &Work<'_>) -> Result<(), LedgerError> {
     let mut sales: Vec<i32> = Vec::new();
@@ -202,7 +207,6 @@ async fn hold_recalled_sales(tx: &mut PgConnection, work: &Work<'_>) -> Result<(
         let Body::Grant { delivered, .. } = &part.entry.body else {
             continue;
         };
-        let recalls = |grant: &Grant| matches!(grant, Grant::Take { target: None, .. } | Grant::TakeWhole(_));
         let recalled = delivered.iter().filter(|delivered| recalls(&delivered.grant));
         sales.extend(recalled.map(|delivered| part.entry.touched[delivered.sale].sale_no));
     }
