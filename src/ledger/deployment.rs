@@ -29,10 +29,13 @@ impl Ledger {
     /// # Errors
     /// `Broken` where the database was made with another number of lanes, or with migrations that are not ours.
     pub async fn migrate(&self, lanes: u16) -> Result<(), LedgerError> {
-        MIGRATIONS.run(&self.pool).await.map_err(|error| match error {
-            MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source.into(),
-            other => LedgerError::Broken(other.to_string()),
-        })?;
+        MIGRATIONS
+            .run(&mut *self.pool.acquire().await?)
+            .await
+            .map_err(|error| match error {
+                MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source.into(),
+                other => LedgerError::Broken(other.to_string()),
+            })?;
         let mut tx = self.begin().await?;
         sqlx::query(
             "-- deployment.create: two random uuids give 244 random bits

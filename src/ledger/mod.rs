@@ -19,6 +19,7 @@ pub mod balance;
 pub mod catalogue;
 mod claims;
 mod column;
+mod connections;
 pub mod deployment;
 mod endings;
 mod error;
@@ -60,8 +61,7 @@ mod take;
 pub mod transfer;
 pub mod undo;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{PgPool, Postgres, Transaction};
+use sqlx::postgres::PgConnectOptions;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -79,6 +79,7 @@ pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
 
+use connections::{Connections, Transaction};
 use expiry::DueWalk;
 use read_model::ReadPools;
 
@@ -126,7 +127,7 @@ impl Settings {
 /// The ledger. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
-    pool: PgPool,
+    pool: Connections,
     reads: ReadPools,
     approval: approval::Settings,
     recon: recon::Settings,
@@ -163,7 +164,7 @@ impl Ledger {
     }
 
     /// The same ledger over other connections.
-    fn over(&self, pool: &PgPool) -> Ledger {
+    fn over(&self, pool: &Connections) -> Ledger {
         Ledger {
             pool: pool.clone(),
             reads: self.reads.clone(),
@@ -182,8 +183,6 @@ impl Ledger {
     /// empty would scan it when it is not.
     #[must_use]
     pub fn apart(&self, connections_max: u32) -> Ledger {
-        let options = self.pool.options().clone().max_connections(connections_max);
-        let to = (*self.pool.connect_options()).clone();
         // Where there is no index a scan seems to cost enough to have it compiled, each time. And on a day of which the
         // planner knows nothing a second index seems to be worth reading whole, for each row.
         let plans = [
@@ -192,15 +191,15 @@ impl Ledger {
             ("enable_bitmapscan", "off"),
             ("jit", "off"),
         ];
-        self.over(&options.connect_lazy_with(to.options(plans)))
+        self.over(&self.pool.apart(connections_max, |to| to.options(plans)))
     }
 
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
+    async fn begin(&self) -> Result<Transaction, LedgerError> {
         Ok(self.pool.begin().await?)
     }
 
     /// The same for what goes from sale to sale: a row that somebody keeps locked costs the others half a second.
-    async fn begin_in_haste(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
+    async fn begin_in_haste(&self) -> Result<Transaction, LedgerError> {
         let mut tx = self.begin().await?;
         sqlx::query("-- tx.haste\nSET LOCAL lock_timeout = '500ms'")
             .execute(&mut *tx)
@@ -219,10 +218,12 @@ impl Ledger {
     }
 }
 
-/// A connection idle for less is taken to work: no Postgres is back so soon after it died.
-const TRUSTED_FOR: Duration = Duration::from_millis(100);
-
-fn connect(settings: &Settings, url: &str, connections_max: u32, more: &[(&str, &str)]) -> Result<PgPool, LedgerError> {
+fn connect(
+    settings: &Settings,
+    url: &str,
+    connections_max: u32,
+    more: &[(&str, &str)],
+) -> Result<Connections, LedgerError> {
     let timeout_ms = settings.statement_timeout.as_millis().to_string();
     let options = PgConnectOptions::from_str(url)?
         .application_name("flashgate")
@@ -233,19 +234,5 @@ fn connect(settings: &Settings, url: &str, connections_max: u32, more: &[(&str, 
             ("timezone", "UTC"),
         ])
         .options(more.iter().copied());
-    Ok(PgPoolOptions::new()
-        .max_connections(connections_max)
-        // To ask each time whether a connection still works would cost a round trip of every call. One that was in use
-        // just now does; when Postgres has died since, this call fails as those in flight did.
-        .test_before_acquire(false)
-        .before_acquire(|connection, about| {
-            Box::pin(async move {
-                if about.idle_for < TRUSTED_FOR {
-                    return Ok(true);
-                }
-                Ok(sqlx::Connection::ping(connection).await.is_ok())
-            })
-        })
-        .acquire_timeout(settings.acquire_timeout)
-        .connect_lazy_with(options))
+    Ok(Connections::new(connections_max, settings.acquire_timeout, options))
 }

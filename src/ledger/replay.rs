@@ -140,12 +140,13 @@ impl Ledger {
         let until = at.to_utc().checked_add_signed(TimeDelta::milliseconds(1));
         let mut fold = Fold::default();
         let (sql, keys) = subject.statement();
+        let mut connection = self.pool.acquire().await?;
         // One statement sees one instant, and its rows come as they are read: no page, no gap, no memory.
         let mut rows = sqlx::query_as::<_, EventRow>(&sql)
             .bind(keys.0)
             .bind(keys.1)
             .bind(until.unwrap_or(DateTime::<Utc>::MAX_UTC))
-            .fetch(&self.pool);
+            .fetch(&mut *connection);
         while let Some(row) = rows.try_next().await? {
             fold.add(&row.read()?);
         }

@@ -138,10 +138,12 @@ impl Ledger {
         rows.extend(read_cold(&mut connection, missing(wanted, &rows)).await?);
         let parts: Vec<Uuid> = rows.iter().filter_map(|row| row.cart_id).chain(carts).collect();
         if parts.is_empty() {
+            connection.keep();
             return rows.iter().map(|row| whole(&[row])).collect();
         }
         rows.retain(|row| row.cart_id.is_none());
         rows.extend(read_carts(&mut connection, &parts).await?);
+        connection.keep();
         let mut by_id: BTreeMap<Uuid, Vec<&ReservationRow>> = BTreeMap::new();
         for row in &rows {
             by_id.entry(row.public_id()).or_default().push(row);

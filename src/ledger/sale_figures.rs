@@ -108,6 +108,7 @@ impl Ledger {
                 .bind(sale_no)
                 .fetch_optional(&mut *connection)
                 .await?;
+        connection.keep();
         let sum = |pick: fn(&BucketRow) -> i64| buckets.iter().map(pick).sum();
         let mut figures = SaleFigures {
             durable: sum(|b| b.durable),

@@ -26,6 +26,7 @@ mod http_frame;
 mod http_undurable;
 mod k6;
 mod ledger_catalogue;
+mod ledger_connections;
 mod ledger_endings;
 mod ledger_expiry;
 mod ledger_pipeline;

@@ -19,9 +19,9 @@ mod reservations;
 mod sales;
 mod snapshot;
 
-use sqlx::{PgConnection, Postgres, Transaction};
+use sqlx::PgConnection;
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, Transaction};
 use crate::domain::difference::Difference;
 
 pub use buyers::{BuyerRow, BuyersView};
@@ -85,7 +85,7 @@ impl Ledger {
 
     /// One view of everything, read only. Both tiers are locked first: a day that moves between them is in one of them.
     /// Compiling a statement costs more than a page of buyers.
-    async fn snapshot(&self) -> Result<Transaction<'static, Postgres>, LedgerError> {
+    async fn snapshot(&self) -> Result<Transaction, LedgerError> {
         let mut tx = self.begin().await?;
         sqlx::raw_sql(
             "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;

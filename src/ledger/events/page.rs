@@ -6,13 +6,14 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{Connection, PgConnection, PgPool};
+use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::settled::LOOK_EVERY;
 use super::{After, Cursor, EventRow, Page, WALKED, Wanted};
 use crate::domain::id::{LocationId, OrderId, Sku};
 use crate::domain::time::Millis;
+use crate::ledger::connections::Connections;
 use crate::ledger::post::EventType;
 use crate::ledger::{Ledger, LedgerError};
 
@@ -69,6 +70,7 @@ impl Ledger {
         if known.end.is_some() {
             page = read(&mut primary, wanted, limit, known.end).await?;
             if page.as_ref().is_none_or(|page| page.next.is_some()) {
+                primary.keep();
                 return Ok(page);
             }
         }
@@ -76,13 +78,15 @@ impl Ledger {
         if page.is_some() && settled == known {
             return Ok(page);
         }
-        read(&mut primary, wanted, limit, settled.end).await
+        let page = read(&mut primary, wanted, limit, settled.end).await?;
+        primary.keep();
+        Ok(page)
     }
 
     /// The page as the replica has it; none where it has not got that far.
     async fn events_of_replica(
         &self,
-        replica: &PgPool,
+        replica: &Connections,
         wanted: &Wanted,
         limit: u16,
     ) -> Result<Option<Page>, LedgerError> {

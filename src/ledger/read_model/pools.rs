@@ -5,9 +5,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use sqlx::PgPool;
-
 use crate::ledger::LedgerError;
+use crate::ledger::connections::Connections;
 
 /// How long a replica that did not answer is left alone.
 const REST: Duration = Duration::from_secs(2);
@@ -15,18 +14,18 @@ const REST: Duration = Duration::from_secs(2);
 /// Where reads go.
 #[derive(Clone, Debug)]
 pub(in crate::ledger) struct ReadPools {
-    primary: PgPool,
+    primary: Connections,
     replica: Option<Replica>,
 }
 
 #[derive(Clone, Debug)]
 struct Replica {
-    pool: PgPool,
+    pool: Connections,
     rests_until: Arc<Mutex<Option<Instant>>>,
 }
 
 impl ReadPools {
-    pub(in crate::ledger) fn new(primary: PgPool, replica: Option<PgPool>) -> Self {
+    pub(in crate::ledger) fn new(primary: Connections, replica: Option<Connections>) -> Self {
         ReadPools {
             primary,
             replica: replica.map(|pool| Replica {
@@ -37,12 +36,12 @@ impl ReadPools {
     }
 
     /// The primary.
-    pub(in crate::ledger) fn primary(&self) -> &PgPool {
+    pub(in crate::ledger) fn primary(&self) -> &Connections {
         &self.primary
     }
 
     /// The replica, where there is one that answered when it was last asked.
-    pub(in crate::ledger) fn replica(&self) -> Option<&PgPool> {
+    pub(in crate::ledger) fn replica(&self) -> Option<&Connections> {
         let replica = self.replica.as_ref()?;
         let rests_until = *replica.rests_until.lock().unwrap_or_else(PoisonError::into_inner);
         rests_until

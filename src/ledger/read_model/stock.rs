@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
 use crate::domain::id::{LocationId, Sku};
 use crate::domain::time::Millis;
 use crate::ledger::balance::BalanceRow;
+use crate::ledger::connections::Connections;
 
 /// A snapshot older than this is not read: with the second that an answer may be kept, reads are at most 3 s old.
 const AGE_MAX_MS: i64 = 2_000;
@@ -146,6 +146,7 @@ impl Ledger {
             .bind(texts(skus))
             .fetch_all(&mut *connection)
             .await?;
+        connection.keep();
         fold(rows, as_of, Source::Ledger)
     }
 
@@ -166,7 +167,7 @@ struct SnapshotRead {
 }
 
 /// What the snapshot there holds; none where it is still to be made.
-async fn read_snapshot(pool: &PgPool, skus: &[Sku]) -> Result<Option<SnapshotRead>, LedgerError> {
+async fn read_snapshot(pool: &Connections, skus: &[Sku]) -> Result<Option<SnapshotRead>, LedgerError> {
     let mut connection = pool.acquire().await?;
     let feed: Option<(DateTime<Utc>, bool)> = sqlx::query_as(
         "-- snapshot.as_of: before the read, so that nothing in the answer is older than it claims
@@ -182,6 +183,7 @@ async fn read_snapshot(pool: &PgPool, skus: &[Sku]) -> Result<Option<SnapshotRea
         .bind(texts(skus))
         .fetch_all(&mut *connection)
         .await?;
+    connection.keep();
     Ok(Some(SnapshotRead {
         stock: fold(rows, as_of, Source::Snapshot)?,
         is_fresh,
