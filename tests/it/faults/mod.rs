@@ -14,6 +14,7 @@ mod poison;
 mod postgres;
 mod rolling;
 mod start;
+mod unsaved;
 
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
@@ -69,10 +70,19 @@ async fn sell_out(gateway: &Whole) -> i64 {
 
 /// A command to Redis, past every gateway.
 async fn redis(url: &str, command: &'static str, args: Vec<Value>) -> Value {
-    let client = Client::new(Config::from_url(url).expect("fred reads it"), None, None, None);
-    client.init().await.expect("Redis answers");
-    let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-    let answer = client.custom(command, args).await.expect("Redis answers");
+    let client = client(url).await;
+    let answer = say(&client, command, args).await;
     client.quit().await.expect("it leaves");
     answer
+}
+
+async fn client(url: &str) -> Client {
+    let client = Client::new(Config::from_url(url).expect("fred reads it"), None, None, None);
+    client.init().await.expect("Redis answers");
+    client
+}
+
+async fn say(client: &Client, command: &'static str, args: Vec<Value>) -> Value {
+    let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+    client.custom(command, args).await.expect("Redis answers")
 }
