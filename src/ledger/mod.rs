@@ -29,6 +29,7 @@ pub mod extend;
 pub mod fallback;
 mod foresee;
 pub mod grants;
+pub mod holders;
 mod image;
 mod key_lookup;
 pub mod lane;
@@ -218,6 +219,9 @@ impl Ledger {
     }
 }
 
+/// What our sessions call themselves.
+const APPLICATION: &str = "flashgate";
+
 fn connect(
     settings: &Settings,
     url: &str,
@@ -226,7 +230,7 @@ fn connect(
 ) -> Result<Connections, LedgerError> {
     let timeout_ms = settings.statement_timeout.as_millis().to_string();
     let options = PgConnectOptions::from_str(url)?
-        .application_name("flashgate")
+        .application_name(APPLICATION)
         .options([
             ("statement_timeout", timeout_ms.as_str()),
             // One stuck transaction would hold back the oldest snapshot of the whole cluster.

@@ -8,6 +8,7 @@ pub mod drift;
 pub mod expiry;
 pub mod fallback;
 pub mod granter;
+mod holders;
 pub mod mover;
 mod owner;
 pub mod pulse;
@@ -87,6 +88,7 @@ impl Context {
 pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     let tasks = TaskTracker::new();
     tasks.spawn(pulse::run(context.clone()));
+    tasks.spawn(holders::run(context.clone()));
     tasks.spawn(recovery::run(context.clone()));
     tasks.spawn(mover::run(context.clone()));
     tasks.spawn(fallback::run(context.clone()));

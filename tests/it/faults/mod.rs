@@ -6,6 +6,7 @@ pub(crate) mod crowd;
 mod empty_redis;
 mod fallback;
 mod gateways;
+mod holders;
 mod killed_redis;
 mod lost_reply;
 pub(crate) mod older_redis;

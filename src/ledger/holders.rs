@@ -1,0 +1,82 @@
+//! Whoever keeps locks that the ledger's statements wait for.
+//!
+//! A batch waits for the rows of all that are in it. So a session by hand that was left open over one balance, or a
+//! gateway that was stopped midway, would hold up every batch that meets that row, with whatever else is in it. What such a
+//! transaction has written so far, nobody has been promised: to end it loses nothing but its author's work.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use super::{Ledger, LedgerError};
+
+/// A session of Postgres that keeps a lock for which one of ours has waited for long.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Holder {
+    /// Of its process; 0: a prepared transaction, which has none.
+    pub pid: i32,
+    /// Its role.
+    pub role: Option<String>,
+    /// What it calls itself.
+    pub application: Option<String>,
+    /// Where it comes from; none: a Unix socket.
+    pub client: Option<String>,
+    /// What it does, or did last, as far as our role may see it.
+    pub query: Option<String>,
+    /// When it began to do so, as far as our role may see it.
+    pub state_since: Option<DateTime<Utc>>,
+    /// For how long ours has waited, in ms.
+    pub waited_ms: i64,
+    /// It has our role, and has done nothing for as long: it may be ended.
+    pub may_end: bool,
+}
+
+impl Ledger {
+    /// Who has kept ours waiting for at least so long.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn holders(&self, at_least: Duration) -> Result<Vec<Holder>, LedgerError> {
+        // Locks that are advisory belong to duties which take as long as they take. Who blocks whom is asked for those
+        // alone that wait, since the answer stops the lock manager for a moment.
+        let holders = sqlx::query_as(
+            "-- lock.holders
+             SELECT DISTINCT ON (keeps.pid) keeps.pid, b.usename AS role, b.application_name AS application,
+                 host(b.client_addr) AS client, left(b.query, 200) AS query, b.state_change AS state_since,
+                 (extract(epoch FROM clock_timestamp() - w.query_start) * 1000)::int8 AS waited_ms,
+                 (b.usename = current_user AND b.state LIKE 'idle in transaction%'
+                     AND b.state_change < clock_timestamp() - $1 * interval '1 ms') IS TRUE AS may_end
+             FROM pg_stat_activity w
+             CROSS JOIN LATERAL UNNEST(pg_blocking_pids(w.pid)) AS keeps(pid)
+             LEFT JOIN pg_stat_activity b ON b.pid = keeps.pid
+             WHERE w.datname = current_database() AND w.usename = current_user AND w.application_name = $2
+                 AND w.wait_event_type = 'Lock' AND w.wait_event <> 'advisory'
+                 AND w.query_start < clock_timestamp() - $1 * interval '1 ms'
+                 AND NOT EXISTS (SELECT FROM pg_stat_activity also WHERE also.pid = keeps.pid
+                                 AND also.wait_event_type = 'Lock')
+             ORDER BY keeps.pid, waited_ms DESC",
+        )
+        .bind(i64::try_from(at_least.as_millis()).unwrap_or(i64::MAX))
+        .bind(super::APPLICATION)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(holders)
+    }
+
+    /// Ends the session, if it still does nothing; says whether it did.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn end_holder(&self, holder: &Holder) -> Result<bool, LedgerError> {
+        let ended: Option<bool> = sqlx::query_scalar(
+            "-- lock.end_holder
+             SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE pid = $1 AND state_change = $2 AND usename = current_user AND state LIKE 'idle in transaction%'",
+        )
+        .bind(holder.pid)
+        .bind(holder.state_since)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(ended == Some(true))
+    }
+}

@@ -1,0 +1,86 @@
+//! A session keeps a lock that ours wait for: one that was left open is ended, and nobody hears of it; one at work is not.
+
+use std::time::{Duration, Instant};
+
+use flashgate::ledger::{Ledger, Settings};
+use sqlx::{Postgres, Transaction};
+use tokio::time::sleep;
+
+use crate::support::door::{Buy, Door, until};
+use crate::support::gateway::{Whole, migrate};
+use crate::support::servers::shared;
+
+const WAITED: Duration = Duration::from_millis(300);
+
+/// A transaction that keeps the balance of `sku`.
+async fn keep(door: &Door, sku: &str) -> Transaction<'static, Postgres> {
+    let mut kept = door.pool.begin().await.expect("begins");
+    sqlx::query("SELECT FROM inventory_balance WHERE sku_id = $1 FOR UPDATE")
+        .bind(sku)
+        .execute(&mut *kept)
+        .await
+        .expect("locks");
+    kept
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_balance_that_somebody_keeps_holds_nobody_up_for_long() {
+    let whole = Whole::empty().await;
+    let mut ids = Vec::new();
+    for sku in ["kept", "free"] {
+        whole.receive(sku, 10).await;
+        ids.push(whole.reserve(&Buy::of(sku).sku(sku)).await.id());
+    }
+    let mut kept = keep(&whole, "kept").await;
+    let first = whole.commit(&ids[0]);
+    let second = async {
+        // In the batch after, which waits for the first.
+        sleep(Duration::from_millis(50)).await;
+        whole.commit(&ids[1]).await
+    };
+    let more = Buy::of("more").sku("kept");
+    let more = whole.reserve(&more);
+    let (first, second, more) = tokio::join!(first, second, more);
+    first.expect(200);
+    second.expect(200);
+    more.expect(201);
+    let gone = sqlx::query("SELECT 1").execute(&mut *kept).await;
+    assert!(gone.is_err(), "the transaction was ended");
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_at_work_is_named_and_left_alone() {
+    let url = shared().await.database().await;
+    migrate(&url).await;
+    let whole = Whole::over(&shared().await.redis(), &url).await;
+    let ledger = Ledger::new(&Settings::new(&url)).expect("an address");
+    whole.receive("kept", 10).await;
+    let id = whole.reserve(&Buy::of("kept").sku("kept")).await.id();
+    let mut kept = keep(&whole, "kept").await;
+    let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut *kept)
+        .await
+        .expect("answers");
+    let began = Instant::now();
+    let work = async {
+        let slept = sqlx::query("SELECT pg_sleep(3.5)").execute(&mut *kept).await;
+        slept.expect("nobody ends it");
+        kept.commit().await.expect("nobody ends it");
+    };
+    let look = async {
+        let holder = until("the holder is seen", async || {
+            ledger.holders(WAITED).await.expect("Postgres answers").pop()
+        })
+        .await;
+        assert_eq!((holder.pid, holder.may_end), (pid, false), "{holder:?}");
+        assert!(holder.query.as_deref().is_some_and(|query| query.contains("pg_sleep")));
+        assert!(!ledger.end_holder(&holder).await.expect("Postgres answers"));
+    };
+    let ((), (), committed) = tokio::join!(work, look, whole.commit(&id));
+    assert!(began.elapsed() >= Duration::from_secs(3));
+    committed.expect(200);
+    assert_eq!(ledger.holders(WAITED).await.expect("Postgres answers"), []);
+    whole.stop().await;
+}
