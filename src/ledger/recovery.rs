@@ -95,13 +95,18 @@ impl Ledger {
     pub async fn raise_epoch(&self, lanes: &[LaneNo], above: Epoch) -> Result<Epoch, LedgerError> {
         let mut tx = self.begin().await?;
         let epoch = draw_epoch(&mut tx, above).await?;
+        let lanes: Vec<i16> = lanes.iter().map(|lane| lane.to_i16()).collect();
+        sqlx::query("-- recovery.lock_lanes\n SELECT FROM lane WHERE lane = ANY($1) ORDER BY lane FOR NO KEY UPDATE")
+            .bind(&lanes)
+            .execute(&mut *tx)
+            .await?;
+        // By a statement of its own: one that locks a row and updates it meets the version that it saw at first twice,
+        // and whoever queues there, for a foreign key, has what the update waits for.
         sqlx::query(
             "-- recovery.close
-             UPDATE lane l SET epoch = $2, state = 'closed'
-             FROM (SELECT lane FROM lane WHERE lane = ANY($1) ORDER BY lane FOR NO KEY UPDATE) held
-             WHERE l.lane = held.lane AND l.epoch < $2",
+             UPDATE lane SET epoch = $2, state = 'closed' WHERE lane = ANY($1) AND epoch < $2",
         )
-        .bind(lanes.iter().map(|lane| lane.to_i16()).collect::<Vec<_>>())
+        .bind(lanes)
         .bind(epoch)
         .execute(&mut *tx)
         .await?;

@@ -156,16 +156,20 @@ impl Aside {
             .collect();
         lanes.sort_unstable();
         lanes.dedup();
-        let rows: Vec<(i16, i64, i64)> = sqlx::query_as(
+        let held: Vec<i16> = sqlx::query_scalar(
             "-- fallback.hold: whoever raises the epoch waits for us, and we see nothing aside after them
-             UPDATE lane l SET fallback_seq = l.fallback_seq + 1
-             FROM (SELECT lane FROM lane
-                   WHERE lane = ANY($1) AND state = 'closed' AND fallback_epoch = epoch
-                   ORDER BY lane FOR NO KEY UPDATE) held
-             WHERE l.lane = held.lane AND l.state = 'closed' AND l.fallback_epoch = l.epoch
-             RETURNING l.lane, l.epoch, l.fallback_seq",
+             SELECT lane FROM lane WHERE lane = ANY($1) AND state = 'closed' AND fallback_epoch = epoch
+             ORDER BY lane FOR NO KEY UPDATE",
         )
         .bind(&lanes)
+        .fetch_all(&mut *tx)
+        .await?;
+        let rows: Vec<(i16, i64, i64)> = sqlx::query_as(
+            "-- fallback.count: by a statement of its own, as in recovery.close
+             UPDATE lane SET fallback_seq = fallback_seq + 1 WHERE lane = ANY($1)
+             RETURNING lane, epoch, fallback_seq",
+        )
+        .bind(&held)
         .fetch_all(tx)
         .await?;
         let read = |(lane, epoch, seq): (i16, i64, i64)| {
