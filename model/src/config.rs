@@ -20,7 +20,7 @@ pub enum Defence {
     GapsRefused,
     /// Survivors that do not follow the cursor count only as far as units suffice (`ledger/apply/decide.rs::against`).
     UnitsSuffice,
-    /// A grant gets its number late, under the lock of its sale (`ledger/grants.rs::number_grants`). Left out: a number
+    /// A grant gets its number late, under the lock of its sale (`ledger/grants/mod.rs::number_grants`). Left out: a number
     /// whatever became of the sale.
     NumberedLate,
     /// Nothing expires for a deadline after the last beat of the pulse (`ledger/expiry.rs`).
@@ -30,7 +30,7 @@ pub enum Defence {
     RecheckedToOpen,
     /// The mover reads the marks twice, around the counters (`worker/mover.rs::look`).
     ReadTwice,
-    /// The mover asks what is between the counters (`ledger/grants.rs::units_in_motion`).
+    /// The mover asks what is between the counters (`ledger/grants/look.rs::units_in_motion`).
     MotionAsked,
     /// Endings ask for the status again under the row's lock (`ledger/endings/mod.rs`).
     StatusAsked,

@@ -8,7 +8,7 @@ use crate::world::{Body, Cursor, Entry, Epoch, Grant, GrantRow, LaneNo, Ledger, 
 const HOLD: u8 = 1;
 
 impl Ledger {
-    /// `ledger/grants.rs::number_grants`; false where the lane is not the caller's.
+    /// `ledger/grants/mod.rs::number_grants`; false where the lane is not the caller's.
     pub(crate) fn number_grants(&mut self, config: &Config, lane: LaneNo, owner: u8, epoch: Epoch) -> bool {
         let row = &mut self.lanes[usize::from(lane)];
         if row.owner != Some(owner) || row.epoch != epoch || !row.open {
@@ -36,7 +36,7 @@ impl Ledger {
         true
     }
 
-    /// `ledger/grants.rs::undelivered`: the first grant of the lane above `above`.
+    /// `ledger/grants/look.rs::undelivered`: the first grant of the lane above `above`.
     pub(crate) fn undelivered(&self, lane: LaneNo, above: u8) -> Option<(u8, Grant)> {
         let of_lane = self.grants.iter().filter(|row| row.lane == lane);
         of_lane

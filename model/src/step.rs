@@ -19,7 +19,7 @@ pub enum Step {
     Apply { gateway: u8, lane: LaneNo, reply: bool },
     /// `worker/telling.rs`.
     Tell { gateway: u8, lane: LaneNo },
-    /// `ledger/grants.rs::number_grants`.
+    /// `ledger/grants/mod.rs::number_grants`.
     Number { gateway: u8, lane: LaneNo },
     /// The granter reads the next grant.
     Pick { gateway: u8, lane: LaneNo },

@@ -50,12 +50,7 @@ impl<'a> Granter<'a> {
     pub async fn run(&mut self) -> Result<(), WriterError> {
         loop {
             match self.run_once().await {
-                Ok(0) => {
-                    let nudged = tokio::time::timeout(POLL, self.context.flash.grants_nudged(self.lane)).await;
-                    if nudged.is_err() {
-                        self.look_again().await?;
-                    }
-                }
+                Ok(0) => while !self.is_nudged().await && !self.look_again().await? {},
                 Ok(_) => {}
                 Err(WriterError::Ledger(LedgerError::Retry(_))) => tokio::time::sleep(Duration::from_millis(5)).await,
                 Err(error) => return Err(error),
@@ -63,11 +58,20 @@ impl<'a> Granter<'a> {
         }
     }
 
-    /// Asks an idle lane which grants it has. One that stepped back by no more than a grant may look like one that is in
-    /// order, and then lacks what nobody would deliver before the next grant comes.
-    async fn look_again(&mut self) -> Result<(), FlashError> {
+    /// Waits for somebody who made grants; false: for long enough.
+    async fn is_nudged(&self) -> bool {
+        let nudged = self.context.flash.grants_nudged(self.lane);
+        tokio::time::timeout(POLL, nudged).await.is_ok()
+    }
+
+    /// Asks an idle lane which grants it has, and the ledger whether there are more. A lane that stepped back by no more
+    /// than a grant may look like one that is in order, and then lacks what nobody would deliver before the next grant
+    /// comes. Nothing is locked for it, which the lane's writer would wait for.
+    async fn look_again(&mut self) -> Result<bool, WriterError> {
         self.in_force = in_force(self.context, self.lane, self.cursor).await?;
-        Ok(())
+        let (ledger, gateway) = (&self.context.ledger, self.context.gateway);
+        let more = ledger.has_grants(self.lane, gateway, self.cursor.epoch, self.in_force);
+        more.await?.ok_or(WriterError::NotOwner)
     }
 
     /// Numbers and delivers one step; returns how many grants it handled.
