@@ -139,7 +139,7 @@ metrics_table! {
     POSTGRES_CALL_SECONDS = "flashgate_postgres_call_seconds", Kind::Histogram(LATENCY), Seconds,
         "Time of a call to Postgres, by `call`.";
     LOCK_HOLDERS = "flashgate_lock_holders_total", Kind::Counter, Count,
-        "Sessions of Postgres that kept ours waiting for 2 s, by `outcome` (`ended`: left open; `left`: at work, or another's).";
+        "Sessions of Postgres that kept ours waiting, by `outcome` (`ended`: left open; `left`: at work, or another role's).";
     EXPIRY_BACKLOG = "flashgate_expiry_backlog", Kind::Gauge, Count,
         "1 while a full run of the expiry worker left due reservations behind, else 0.";
     QUARANTINED = "flashgate_quarantined_total", Kind::Counter, Count,

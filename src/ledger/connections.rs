@@ -2,8 +2,8 @@
 //!
 //! sqlx's pool asks Postgres after each use whether the connection still works, and gives it to the next only then: a
 //! round trip beside that of every statement. So a connection that has just answered is laid aside here instead, and
-//! whoever comes next takes it as it is. One after which anything is in doubt (an error, a call that was dropped midway)
-//! goes through the pool.
+//! whoever comes next takes it as it is. After an error it goes through the pool. One whose user went away midway is
+//! closed: a pool that was given it between `BEGIN` and its answer would hand out a transaction that nobody ends.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -24,7 +24,8 @@ use tokio::time::timeout;
 /// A connection idle for less is taken to work: no Postgres is back so soon after it died. When it has died since, the
 /// call fails as those in flight did.
 const TRUSTED_FOR: Duration = Duration::from_millis(100);
-/// A connection goes through the pool at least this often, which closes those that are too old, or not needed any more.
+/// One that has been out of the pool for longer goes back when it is used next, or when another is: the pool closes those
+/// that are too old, or not needed any more.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// Connections to one Postgres. Clones share them. As an executor it runs a statement over one of them and reads all of
@@ -53,9 +54,13 @@ struct Ready {
 impl Drop for Aside {
     /// Where no runtime is left there is no way back into the pool.
     fn drop(&mut self) {
-        for ready in self.ready.drain(..) {
-            drop(ready.connection.detach());
-        }
+        self.ready.drain(..).for_each(Ready::close);
+    }
+}
+
+impl Ready {
+    fn close(self) {
+        drop(self.connection.detach());
     }
 }
 
@@ -128,12 +133,11 @@ impl Connections {
         }
         match timeout(self.pool.options().get_acquire_timeout(), connection.ping()).await {
             Ok(Ok(())) => Ok(Some(connection)),
-            Ok(Err(_)) => {
-                connection.close();
-                Ok(None)
-            }
+            Ok(Err(_)) => Ok(None),
             Err(_) => {
-                connection.close();
+                // Those below were used before it.
+                let silent = std::mem::take(&mut self.lock().ready);
+                silent.into_iter().for_each(Ready::close);
                 Err(Error::PoolTimedOut)
             }
         }
@@ -181,8 +185,10 @@ impl Connections {
             aside.is_closed = true;
             std::mem::take(&mut aside.ready)
         };
+        // The pool knows that it is closed before it gets any.
+        let closed = self.pool.close();
         drop(ready);
-        self.pool.close().await;
+        closed.await;
     }
 
     fn lock(&self) -> MutexGuard<'_, Aside> {
@@ -205,15 +211,15 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection. Dropped, it goes through the pool; [kept](Self::keep), it lies ready for the next.
+/// A connection. [Kept](Self::keep), it lies ready for the next; dropped, it is closed.
 pub(in crate::ledger) struct Connection {
-    /// There until it is kept or closed.
+    /// There until it is kept or given back.
     inner: Option<PoolConnection<Postgres>>,
     left_pool: Instant,
     of: Connections,
 }
 
-const THERE: &str = "a connection that is used has neither been kept nor closed";
+const THERE: &str = "a connection that is used has neither been kept nor given back";
 
 impl Connection {
     /// Lays it aside. Only after an answer that was read to its end.
@@ -222,13 +228,31 @@ impl Connection {
         self.of.lay_aside(connection, self.left_pool);
     }
 
-    fn close(mut self) {
-        drop(self.inner.take().expect(THERE).detach());
+    /// What was answered; it is kept where that is no error.
+    fn answered<T>(self, answer: Result<T, Error>) -> Result<T, Error> {
+        match answer {
+            Ok(_) => self.keep(),
+            Err(_) => self.give_back(),
+        }
+        answer
+    }
+
+    /// Gives it to the pool, which sends what is left to be sent, waits for what is left to be answered, and tries it.
+    fn give_back(mut self) {
+        drop(self.inner.take());
     }
 
     /// The connection itself, which the pool forgets.
     pub(in crate::ledger) fn detach(mut self) -> PgConnection {
         self.inner.take().expect(THERE).detach()
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if let Some(connection) = self.inner.take() {
+            drop(connection.detach());
+        }
     }
 }
 
@@ -292,9 +316,9 @@ impl DerefMut for Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            // The pool, through which it goes now, sends it.
-            PgTransactionManager::start_rollback(connection);
+        if let Some(mut connection) = self.connection.take() {
+            PgTransactionManager::start_rollback(&mut connection);
+            connection.give_back();
         }
     }
 }
@@ -309,8 +333,8 @@ impl Executor<'_> for &'_ Connections {
         let connections = self.clone();
         let read = async move {
             let mut connection = connections.acquire().await?;
-            let read: Vec<_> = connection.fetch_many(query).try_collect().await?;
-            connection.keep();
+            let read: Result<Vec<_>, _> = connection.fetch_many(query).try_collect().await;
+            let read = connection.answered(read)?;
             Ok(stream::iter(read.into_iter().map(Ok)))
         };
         Box::pin(read.try_flatten_stream())
@@ -323,9 +347,8 @@ impl Executor<'_> for &'_ Connections {
         let connections = self.clone();
         Box::pin(async move {
             let mut connection = connections.acquire().await?;
-            let row = connection.fetch_optional(query).await?;
-            connection.keep();
-            Ok(row)
+            let row = connection.fetch_optional(query).await;
+            connection.answered(row)
         })
     }
 
@@ -335,11 +358,19 @@ impl Executor<'_> for &'_ Connections {
         parameters: &'e [PgTypeInfo],
     ) -> BoxFuture<'e, Result<PgStatement<'q>, Error>> {
         let connections = self.clone();
-        Box::pin(async move { connections.acquire().await?.prepare_with(sql, parameters).await })
+        Box::pin(async move {
+            let mut connection = connections.acquire().await?;
+            let prepared = connection.prepare_with(sql, parameters).await;
+            connection.answered(prepared)
+        })
     }
 
     fn describe<'e, 'q: 'e>(self, sql: &'q str) -> BoxFuture<'e, Result<Describe<Postgres>, Error>> {
         let connections = self.clone();
-        Box::pin(async move { connections.acquire().await?.describe(sql).await })
+        Box::pin(async move {
+            let mut connection = connections.acquire().await?;
+            let described = connection.describe(sql).await;
+            connection.answered(described)
+        })
     }
 }

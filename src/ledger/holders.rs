@@ -25,36 +25,54 @@ pub struct Holder {
     pub query: Option<String>,
     /// When it began to do so, as far as our role may see it.
     pub state_since: Option<DateTime<Utc>>,
+    /// When its transaction began, as far as our role may see it.
+    pub began: Option<DateTime<Utc>>,
     /// For how long ours has waited, in ms.
     pub waited_ms: i64,
-    /// It has our role, and has done nothing for as long: it may be ended.
+    /// It has our role, and has done nothing for so long: it may be ended.
     pub may_end: bool,
 }
 
 impl Ledger {
-    /// Who has kept ours waiting for at least so long.
+    /// Who has kept ours waiting for at least so long, or keeps them waiting and has done nothing for so long: some waits
+    /// of ours are short, and begin again. Ours that are at work are not told of.
     ///
     /// # Errors
     /// Postgres can't be asked.
     pub async fn holders(&self, at_least: Duration) -> Result<Vec<Holder>, LedgerError> {
-        // Locks that are advisory belong to duties which take as long as they take. Who blocks whom is asked for those
-        // alone that wait, since the answer stops the lock manager for a moment.
+        // Locks that are advisory belong to duties which take as long as they take. Who blocks whom is asked for few
+        // that wait, the longest first, since the answer stops the lock manager for a moment. Whoever waits is kept by
+        // somebody else, up to one who does not.
         let holders = sqlx::query_as(
             "-- lock.holders
-             SELECT DISTINCT ON (keeps.pid) keeps.pid, b.usename AS role, b.application_name AS application,
+             WITH RECURSIVE session AS MATERIALIZED (
+                 SELECT *, state LIKE 'idle in transaction%' AND usename = current_user
+                     AND state_change < clock_timestamp() - $1 * interval '1 ms' AS may_end
+                 FROM pg_stat_activity
+             ), late AS (
+                 SELECT w.pid, clock_timestamp() - since.at AS waited
+                 FROM session w CROSS JOIN LATERAL (
+                     SELECT min(waitstart) AS at FROM pg_locks WHERE pid = w.pid AND NOT granted
+                 ) since
+                 WHERE w.datname = current_database() AND w.usename = current_user AND w.application_name = $2
+                     AND w.wait_event_type = 'Lock' AND w.wait_event <> 'advisory'
+                     AND (since.at < clock_timestamp() - $1 * interval '1 ms' OR EXISTS (SELECT FROM session WHERE may_end))
+                 ORDER BY since.at LIMIT 8
+             ), chain AS (
+                 SELECT late.waited, keeps.pid FROM late CROSS JOIN LATERAL UNNEST(pg_blocking_pids(late.pid)) AS keeps(pid)
+                 UNION
+                 SELECT chain.waited, keeps.pid
+                 FROM chain CROSS JOIN LATERAL UNNEST(pg_blocking_pids(chain.pid)) AS keeps(pid)
+             )
+             SELECT DISTINCT ON (pid) pid, b.usename AS role, b.application_name AS application,
                  host(b.client_addr) AS client, left(b.query, 200) AS query, b.state_change AS state_since,
-                 (extract(epoch FROM clock_timestamp() - w.query_start) * 1000)::int8 AS waited_ms,
-                 (b.usename = current_user AND b.state LIKE 'idle in transaction%'
-                     AND b.state_change < clock_timestamp() - $1 * interval '1 ms') IS TRUE AS may_end
-             FROM pg_stat_activity w
-             CROSS JOIN LATERAL UNNEST(pg_blocking_pids(w.pid)) AS keeps(pid)
-             LEFT JOIN pg_stat_activity b ON b.pid = keeps.pid
-             WHERE w.datname = current_database() AND w.usename = current_user AND w.application_name = $2
-                 AND w.wait_event_type = 'Lock' AND w.wait_event <> 'advisory'
-                 AND w.query_start < clock_timestamp() - $1 * interval '1 ms'
-                 AND NOT EXISTS (SELECT FROM pg_stat_activity also WHERE also.pid = keeps.pid
-                                 AND also.wait_event_type = 'Lock')
-             ORDER BY keeps.pid, waited_ms DESC",
+                 b.xact_start AS began, (extract(epoch FROM waited) * 1000)::int8 AS waited_ms,
+                 coalesce(may_end, false) AS may_end
+             FROM chain LEFT JOIN session b USING (pid)
+             WHERE b.wait_event_type IS DISTINCT FROM 'Lock'
+                 AND (b.may_end OR waited > $1 * interval '1 ms')
+                 AND (b.usename = current_user AND b.application_name = $2 AND b.state = 'active') IS NOT TRUE
+             ORDER BY pid, waited DESC",
         )
         .bind(i64::try_from(at_least.as_millis()).unwrap_or(i64::MAX))
         .bind(super::APPLICATION)

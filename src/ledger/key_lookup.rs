@@ -49,6 +49,7 @@ impl Ledger {
     /// # Errors
     /// Postgres could not be asked.
     pub async fn earlier_keys(&self, sale: &Sale, rows_max: u32) -> Result<Option<Vec<KeyHash>>, LedgerError> {
+        let mut connection = self.pool.acquire().await?;
         let rows: Vec<(String, Uuid, bool)> = sqlx::query_as(
             "-- key.earlier: a key is kept for 72 h after the last change of its reservation, and then until it is purged.
              -- No hold is longer than 30 days, and a late payment comes while its day is hot, so older partitions need not be read.
@@ -80,8 +81,9 @@ impl Ledger {
         .bind(sale.item.location.as_str())
         .bind(sale.no)
         .bind(i64::from(rows_max) + 1)
-        .fetch_all(&self.pool)
+        .fetch_all(&mut *connection)
         .await?;
+        connection.keep();
         if usize::try_from(rows_max).is_ok_and(|max| rows.len() > max) {
             return Ok(None);
         }

@@ -61,6 +61,7 @@ impl Ledger {
             }
         }
         done.stalls = purge_stalls(&mut connection, now - KEYS_KEPT).await?;
+        connection.keep();
         Ok(done)
     }
 }

@@ -133,7 +133,9 @@ impl Ledger {
                 now = self.now().await?;
             }
             let mut connection = self.pool.acquire().await?;
-            if all_ended(&mut connection, WAIT_MAX).await?.is_none() {
+            let ended = all_ended(&mut connection, WAIT_MAX).await?;
+            connection.keep();
+            if ended.is_none() {
                 return Ok(Replay::Unsettled);
             }
         }
@@ -150,6 +152,8 @@ impl Ledger {
         while let Some(row) = rows.try_next().await? {
             fold.add(&row.read()?);
         }
+        drop(rows);
+        connection.keep();
         Ok(Replay::Told(fold.finish(at, subject)))
     }
 }

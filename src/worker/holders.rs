@@ -16,55 +16,51 @@ const EVERY: Duration = Duration::from_millis(500);
 /// an ending, and far above what a transaction of ours needs.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Those of whom was told, by process and by when they began with what they do.
+/// Those of whom was told, by process and by when their transaction began.
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<HashSet<(i32, Option<DateTime<Utc>>)>>);
 
 /// Looks until stopped.
 pub(crate) async fn run(context: Context) {
+    // Of its own: the others may all wait for whoever is looked for.
+    let context = context.apart(1);
     let told = Told::default();
     repeat(&context, "holders of locks", EVERY, async || {
         run_once(&context, &told).await.map(|()| false)
     })
     .await;
+    context.ledger.close().await;
 }
 
 /// One look.
 async fn run_once(context: &Context, told: &Told) -> Result<(), LedgerError> {
     let mut present = HashSet::new();
     for holder in context.ledger.holders(PATIENCE).await? {
-        let (pid, waited_ms) = (holder.pid, holder.waited_ms);
-        let role = holder.role.as_deref().unwrap_or_default();
-        let application = holder.application.as_deref().unwrap_or_default();
-        let client = holder.client.as_deref().unwrap_or_default();
-        let query = holder.query.as_deref().unwrap_or_default();
-        if holder.may_end && context.ledger.end_holder(&holder).await? {
-            metrics::counter!(metric::LOCK_HOLDERS, "outcome" => "ended").increment(1);
-            tracing::warn!(
-                pid,
-                role,
-                application,
-                client,
-                query,
-                waited_ms,
-                "a transaction that was left open kept ours waiting; it was ended"
-            );
-            continue;
-        }
-        let it = (pid, holder.state_since);
-        present.insert(it);
-        if !told.lock().contains(&it) {
-            metrics::counter!(metric::LOCK_HOLDERS, "outcome" => "left").increment(1);
-            tracing::warn!(
-                pid,
-                role,
-                application,
-                client,
-                query,
-                waited_ms,
-                "somebody keeps locks that ours wait for; who may should end it"
-            );
-        }
+        let outcome = if holder.may_end {
+            // Else it goes on, or another gateway was faster.
+            if !context.ledger.end_holder(&holder).await? {
+                continue;
+            }
+            "ended"
+        } else {
+            let it = (holder.pid, holder.began);
+            present.insert(it);
+            if told.lock().contains(&it) {
+                continue;
+            }
+            "left"
+        };
+        metrics::counter!(metric::LOCK_HOLDERS, "outcome" => outcome).increment(1);
+        tracing::warn!(
+            pid = holder.pid,
+            role = holder.role.as_deref().unwrap_or_default(),
+            application = holder.application.as_deref().unwrap_or_default(),
+            client = holder.client.as_deref().unwrap_or_default(),
+            query = holder.query.as_deref().unwrap_or_default(),
+            waited_ms = holder.waited_ms,
+            outcome,
+            "a session of Postgres keeps locks that ours wait for"
+        );
     }
     *told.lock() = present;
     Ok(())

@@ -70,6 +70,24 @@ async fn a_call_that_is_dropped_midway_leaves_nothing_behind() {
     assert_eq!(on_hand, 120, "committed, and nothing else");
 }
 
+/// Then the session is in a transaction of which neither we nor the pool know.
+#[tokio::test]
+async fn a_call_that_is_dropped_as_it_begins_leaves_no_transaction_open() {
+    let desk = Desk::open().await;
+    let item = desk.stock("a", 100).await;
+    let one = desk.ledger.apart(1);
+    one.now().await.expect("answers");
+    // Where Postgres is faster than we are, all of it may be over at once.
+    for _ in 0..100 {
+        let mut call = Box::pin(receive(&one, &item, 7));
+        if futures::poll!(&mut call).is_pending() {
+            break;
+        }
+    }
+    one.leave(desk.owner).await.expect("the connection is whole");
+    assert_eq!(desk.count("SELECT count(*) FROM gateway").await, 0, "committed");
+}
+
 #[tokio::test]
 async fn a_connection_that_died_while_it_lay_ready_is_replaced() {
     let desk = Desk::open().await;

@@ -76,6 +76,7 @@ impl Ledger {
         }
         let settled = self.settle_events(&mut primary).await?;
         if page.is_some() && settled == known {
+            primary.keep();
             return Ok(page);
         }
         let page = read(&mut primary, wanted, limit, settled.end).await?;
@@ -95,17 +96,24 @@ impl Ledger {
         let mut page = None;
         if known.end.is_some() {
             if known.is_at(&mut connection).await? != Some(true) {
+                connection.keep();
                 return Ok(None);
             }
             page = read(&mut connection, wanted, limit, known.end).await?;
             if page.as_ref().is_none_or(|page| page.next.is_some()) {
+                connection.keep();
                 return Ok(page);
             }
         }
         // Nobody waits for a connection while we wait for somebody else.
-        drop(connection);
+        connection.keep();
         // At its end the ledger may have grown, and how far it is settled is for the primary to say: a small question.
-        let asked = async { self.settle_events(&mut *self.reads.primary().acquire().await?).await };
+        let asked = async {
+            let mut primary = self.reads.primary().acquire().await?;
+            let settled = self.settle_events(&mut primary).await?;
+            primary.keep();
+            Ok::<_, LedgerError>(settled)
+        };
         let settled = match asked.await {
             Ok(settled) => settled,
             Err(error) => {
@@ -119,13 +127,17 @@ impl Ledger {
         let deadline = Instant::now() + REPLAY_WAIT;
         loop {
             let mut connection = replica.acquire().await?;
-            if settled.end.is_none() || settled.is_at(&mut connection).await? == Some(true) {
-                return read(&mut connection, wanted, limit, settled.end).await;
+            let is_there = settled.end.is_none() || settled.is_at(&mut connection).await? == Some(true);
+            if is_there {
+                page = read(&mut connection, wanted, limit, settled.end).await?;
+            }
+            connection.keep();
+            if is_there {
+                return Ok(page);
             }
             if Instant::now() >= deadline {
                 return Ok(None);
             }
-            drop(connection);
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

@@ -156,7 +156,9 @@ impl Ledger {
     /// The ledger could not be asked.
     pub async fn knows_location(&self, location: &LocationId) -> Result<bool, LedgerError> {
         let mut connection = self.reads.primary().acquire().await?;
-        crate::ledger::balance::location_is_known(&mut connection, location).await
+        let is_known = crate::ledger::balance::location_is_known(&mut connection, location).await?;
+        connection.keep();
+        Ok(is_known)
     }
 }
 
@@ -177,6 +179,7 @@ async fn read_snapshot(pool: &Connections, skus: &[Sku]) -> Result<Option<Snapsh
     .fetch_optional(&mut *connection)
     .await?;
     let Some((as_of, is_fresh)) = feed else {
+        connection.keep();
         return Ok(None);
     };
     let rows: Vec<Row> = sqlx::query_as(select_stock!("-- snapshot.read", "inventory_snapshot"))

@@ -78,7 +78,9 @@ impl Ledger {
         by: &By,
     ) -> Result<(), LedgerError> {
         let mut connection = self.pool.acquire().await?;
-        resolve(&mut connection, id, status, event_id, note, by).await.map(drop)
+        resolve(&mut connection, id, status, event_id, note, by).await?;
+        connection.keep();
+        Ok(())
     }
 
     async fn repair_count(

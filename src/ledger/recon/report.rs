@@ -199,7 +199,9 @@ impl Ledger {
     /// Postgres can't be asked.
     pub async fn report(&self, id: Uuid) -> Result<Option<Report>, LedgerError> {
         let mut connection = self.pool.acquire().await?;
-        read(&mut connection, id).await
+        let report = read(&mut connection, id).await?;
+        connection.keep();
+        Ok(report)
     }
 
     /// Reports, newest first.
@@ -224,7 +226,9 @@ impl Ledger {
         .bind(filter.limit)
         .fetch_all(&mut *connection)
         .await?;
-        with_discrepancies(&mut connection, rows, filter.discrepancies).await
+        let reports = with_discrepancies(&mut connection, rows, filter.discrepancies).await?;
+        connection.keep();
+        Ok(reports)
     }
 
     /// How many differences wait for a person.

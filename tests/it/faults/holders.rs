@@ -50,6 +50,26 @@ async fn a_balance_that_somebody_keeps_holds_nobody_up_for_long() {
     whole.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_between_us_and_the_holder_hides_nobody() {
+    let whole = Whole::empty().await;
+    whole.receive("kept", 10).await;
+    let id = whole.reserve(&Buy::of("kept").sku("kept")).await.id();
+    let mut kept = keep(&whole, "kept").await;
+    let between = async {
+        let between = keep(&whole, "kept").await;
+        between.rollback().await.expect("lets go");
+    };
+    let commit = async {
+        sleep(WAITED).await;
+        whole.commit(&id).await
+    };
+    let ((), committed) = tokio::join!(between, commit);
+    committed.expect(200);
+    assert!(sqlx::query("SELECT 1").execute(&mut *kept).await.is_err());
+    whole.stop().await;
+}
+
 #[tokio::test]
 async fn who_is_at_work_is_named_and_left_alone() {
     let url = shared().await.database().await;
