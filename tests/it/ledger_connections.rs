@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use flashgate::domain::id::Item;
-use flashgate::ledger::adjust::{Adjust, Adjusted, Reason};
+use flashgate::ledger::adjust::Adjusted;
 use flashgate::ledger::{Ledger, LedgerError};
 use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
-use crate::support::ledger::{Desk, by};
+use crate::support::ledger::{Desk, by, received};
 
 const OURS: &str = "FROM pg_stat_activity WHERE application_name = 'flashgate' AND datname = current_database()";
 
@@ -20,15 +20,7 @@ async fn count(desk: &Desk) -> i64 {
 }
 
 async fn receive(ledger: &Ledger, item: &Item, units: i64) -> Result<Adjusted, LedgerError> {
-    let received = Adjust {
-        item: item.clone(),
-        delta: units,
-        reason: Reason::StockReceived,
-        reference: None,
-        note: None,
-        key: None,
-    };
-    ledger.adjust(&received, &by()).await
+    ledger.adjust(&received(item, units), &by()).await
 }
 
 #[tokio::test]

@@ -50,6 +50,18 @@ pub(crate) fn sku(text: &str) -> Sku {
     Sku::try_from(text).expect("a SKU")
 }
 
+/// Units that come in.
+pub(crate) fn received(item: &Item, units: i64) -> Adjust {
+    Adjust {
+        item: item.clone(),
+        delta: units,
+        reason: Reason::StockReceived,
+        reference: None,
+        note: None,
+        key: None,
+    }
+}
+
 pub(crate) fn place() -> LocationId {
     LocationId::try_from("wh1").expect("a location")
 }
@@ -116,14 +128,7 @@ impl Desk {
             sku: sku(name),
             location: place(),
         };
-        let received = Adjust {
-            item: item.clone(),
-            delta: units,
-            reason: Reason::StockReceived,
-            reference: None,
-            note: None,
-            key: None,
-        };
+        let received = received(&item, units);
         let adjusted = self.ledger.adjust(&received, &by()).await.expect("adjusts");
         assert!(matches!(adjusted, Adjusted::Done(_)), "{adjusted:?}");
         item
