@@ -2,8 +2,9 @@
 //!
 //! sqlx's pool asks Postgres after each use whether the connection still works, and gives it to the next only then: a
 //! round trip beside that of every statement. So a connection that has just answered is laid aside here instead, and
-//! whoever comes next takes it as it is. After an error it goes through the pool. One whose user went away midway is
-//! closed: a pool that was given it between `BEGIN` and its answer would hand out a transaction that nobody ends.
+//! whoever comes next takes it as it is. After an error, or where its user went away midway, it goes through the pool,
+//! which waits for the answer and tries it. Between a `BEGIN` and its answer that is not enough: the pool would hand out
+//! a transaction that nobody ends. So who goes away then closes it.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -109,6 +110,7 @@ impl Connections {
         Ok(Connection {
             inner: Some(self.pool.acquire().await?),
             left_pool: Instant::now(),
+            in_doubt: false,
             of: self.clone(),
         })
     }
@@ -126,17 +128,22 @@ impl Connections {
         let mut connection = Connection {
             inner: Some(ready.connection),
             left_pool: ready.left_pool,
+            in_doubt: false,
             of: self.clone(),
         };
         if ready.used.elapsed() < TRUSTED_FOR {
             return Ok(Some(connection));
         }
+        connection.in_doubt = true;
         match timeout(self.pool.options().get_acquire_timeout(), connection.ping()).await {
-            Ok(Ok(())) => Ok(Some(connection)),
+            Ok(Ok(())) => {
+                connection.in_doubt = false;
+                Ok(Some(connection))
+            }
             Ok(Err(_)) => Ok(None),
             Err(_) => {
-                // Those below were used before it.
-                let silent = std::mem::take(&mut self.lock().ready);
+                let is_silent = |other: &mut Ready| other.used <= ready.used;
+                let silent: Vec<Ready> = self.lock().ready.extract_if(.., is_silent).collect();
                 silent.into_iter().for_each(Ready::close);
                 Err(Error::PoolTimedOut)
             }
@@ -172,7 +179,9 @@ impl Connections {
     /// No connection could be had, or Postgres refused.
     pub(in crate::ledger) async fn begin(&self) -> Result<Transaction, Error> {
         let mut connection = self.acquire().await?;
+        connection.in_doubt = true;
         PgTransactionManager::begin(&mut connection, None).await?;
+        connection.in_doubt = false;
         Ok(Transaction {
             connection: Some(connection),
         })
@@ -211,11 +220,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// A connection. [Kept](Self::keep), it lies ready for the next; dropped, it is closed.
+/// A connection. [Kept](Self::keep), it lies ready for the next; dropped, it goes through the pool.
 pub(in crate::ledger) struct Connection {
     /// There until it is kept or given back.
     inner: Option<PoolConnection<Postgres>>,
     left_pool: Instant,
+    /// Dropped now, it is closed.
+    in_doubt: bool,
     of: Connections,
 }
 
@@ -228,18 +239,16 @@ impl Connection {
         self.of.lay_aside(connection, self.left_pool);
     }
 
-    /// What was answered; it is kept where that is no error.
-    fn answered<T>(self, answer: Result<T, Error>) -> Result<T, Error> {
-        match answer {
-            Ok(_) => self.keep(),
-            Err(_) => self.give_back(),
-        }
-        answer
-    }
-
-    /// Gives it to the pool, which sends what is left to be sent, waits for what is left to be answered, and tries it.
-    fn give_back(mut self) {
-        drop(self.inner.take());
+    /// A transaction over it.
+    ///
+    /// # Errors
+    /// Postgres refused.
+    pub(in crate::ledger) async fn begin(&mut self) -> Result<sqlx::Transaction<'_, Postgres>, Error> {
+        self.in_doubt = true;
+        let Connection { inner, in_doubt, .. } = self;
+        let tx = inner.as_mut().expect(THERE).begin().await?;
+        *in_doubt = false;
+        Ok(tx)
     }
 
     /// The connection itself, which the pool forgets.
@@ -250,7 +259,7 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(connection) = self.inner.take() {
+        if let Some(connection) = self.inner.take().filter(|_| self.in_doubt) {
             drop(connection.detach());
         }
     }
@@ -316,9 +325,9 @@ impl DerefMut for Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        if let Some(mut connection) = self.connection.take() {
-            PgTransactionManager::start_rollback(&mut connection);
-            connection.give_back();
+        if let Some(connection) = &mut self.connection {
+            // The pool, through which it goes now, sends it.
+            PgTransactionManager::start_rollback(connection);
         }
     }
 }
@@ -333,8 +342,8 @@ impl Executor<'_> for &'_ Connections {
         let connections = self.clone();
         let read = async move {
             let mut connection = connections.acquire().await?;
-            let read: Result<Vec<_>, _> = connection.fetch_many(query).try_collect().await;
-            let read = connection.answered(read)?;
+            let read: Vec<_> = connection.fetch_many(query).try_collect().await?;
+            connection.keep();
             Ok(stream::iter(read.into_iter().map(Ok)))
         };
         Box::pin(read.try_flatten_stream())
@@ -347,8 +356,9 @@ impl Executor<'_> for &'_ Connections {
         let connections = self.clone();
         Box::pin(async move {
             let mut connection = connections.acquire().await?;
-            let row = connection.fetch_optional(query).await;
-            connection.answered(row)
+            let row = connection.fetch_optional(query).await?;
+            connection.keep();
+            Ok(row)
         })
     }
 
@@ -358,19 +368,11 @@ impl Executor<'_> for &'_ Connections {
         parameters: &'e [PgTypeInfo],
     ) -> BoxFuture<'e, Result<PgStatement<'q>, Error>> {
         let connections = self.clone();
-        Box::pin(async move {
-            let mut connection = connections.acquire().await?;
-            let prepared = connection.prepare_with(sql, parameters).await;
-            connection.answered(prepared)
-        })
+        Box::pin(async move { connections.acquire().await?.prepare_with(sql, parameters).await })
     }
 
     fn describe<'e, 'q: 'e>(self, sql: &'q str) -> BoxFuture<'e, Result<Describe<Postgres>, Error>> {
         let connections = self.clone();
-        Box::pin(async move {
-            let mut connection = connections.acquire().await?;
-            let described = connection.describe(sql).await;
-            connection.answered(described)
-        })
+        Box::pin(async move { connections.acquire().await?.describe(sql).await })
     }
 }

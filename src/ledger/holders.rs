@@ -56,6 +56,7 @@ impl Ledger {
                  ) since
                  WHERE w.datname = current_database() AND w.usename = current_user AND w.application_name = $2
                      AND w.wait_event_type = 'Lock' AND w.wait_event <> 'advisory'
+                     AND since.at IS NOT NULL
                      AND (since.at < clock_timestamp() - $1 * interval '1 ms' OR EXISTS (SELECT FROM session WHERE may_end))
                  ORDER BY since.at LIMIT 8
              ), chain AS (
@@ -69,9 +70,9 @@ impl Ledger {
                  b.xact_start AS began, (extract(epoch FROM waited) * 1000)::int8 AS waited_ms,
                  coalesce(may_end, false) AS may_end
              FROM chain LEFT JOIN session b USING (pid)
-             WHERE b.wait_event_type IS DISTINCT FROM 'Lock'
+             WHERE cardinality(pg_blocking_pids(pid)) = 0
                  AND (b.may_end OR waited > $1 * interval '1 ms')
-                 AND (b.usename = current_user AND b.application_name = $2 AND b.state = 'active') IS NOT TRUE
+                 AND (b.usename = current_user AND b.application_name = $2 AND NOT b.may_end) IS NOT TRUE
              ORDER BY pid, waited DESC",
         )
         .bind(i64::try_from(at_least.as_millis()).unwrap_or(i64::MAX))

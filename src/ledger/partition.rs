@@ -5,8 +5,9 @@
 //! lock can't be had at once, the step is left to the next run.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 
+use super::connections::Connection;
 use super::{Ledger, LedgerError};
 use crate::domain::time::Millis;
 
@@ -101,7 +102,7 @@ async fn is_over(connection: &mut PgConnection, day: NaiveDate, before: DateTime
 }
 
 /// Moves a day from the hot tier to the cold one; returns whether it did.
-async fn archive(connection: &mut PgConnection, day: NaiveDate) -> Result<bool, LedgerError> {
+async fn archive(connection: &mut Connection, day: NaiveDate) -> Result<bool, LedgerError> {
     match try_archive(connection, day).await {
         Ok(moved) => Ok(moved),
         // Endings had the lock for too long.
@@ -113,7 +114,7 @@ async fn archive(connection: &mut PgConnection, day: NaiveDate) -> Result<bool, 
     }
 }
 
-async fn try_archive(connection: &mut PgConnection, day: NaiveDate) -> Result<bool, LedgerError> {
+async fn try_archive(connection: &mut Connection, day: NaiveDate) -> Result<bool, LedgerError> {
     let hot = name_of("inventory_reservation", day);
     let cold = name_of("inventory_reservation_cold", day);
     let from = day.and_time(NaiveTime::MIN).and_utc();
@@ -166,7 +167,7 @@ async fn try_archive(connection: &mut PgConnection, day: NaiveDate) -> Result<bo
 /// Proves, while traffic goes on, that all rows are of their day: so the cold tier takes the table without reading it,
 /// which it would do while everything waits.
 async fn prove(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     table: &str,
     from: DateTime<Utc>,
     until: DateTime<Utc>,
@@ -181,7 +182,7 @@ async fn prove(
     .await?;
     tx.commit().await?;
     sqlx::query(&format!("ALTER TABLE {table} VALIDATE CONSTRAINT in_its_day"))
-        .execute(connection)
+        .execute(&mut **connection)
         .await?;
     Ok(())
 }

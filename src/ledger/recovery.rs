@@ -100,16 +100,10 @@ impl Ledger {
             .bind(&lanes)
             .execute(&mut *tx)
             .await?;
-        // By a statement of its own: one that locks a row and updates it meets the version that it saw at first twice,
-        // and whoever queues there, for a foreign key, has what the update waits for.
-        sqlx::query(
-            "-- recovery.close
-             UPDATE lane SET epoch = $2, state = 'closed' WHERE lane = ANY($1) AND epoch < $2",
-        )
-        .bind(lanes)
-        .bind(epoch)
-        .execute(&mut *tx)
-        .await?;
+        // By another statement, as in `post::statement`.
+        let close =
+            "-- recovery.close\n UPDATE lane SET epoch = $2, state = 'closed' WHERE lane = ANY($1) AND epoch < $2";
+        sqlx::query(close).bind(lanes).bind(epoch).execute(&mut *tx).await?;
         tx.commit().await?;
         Epoch::try_from(epoch).map_err(|_| LedgerError::Broken(format!("epoch {epoch}")))
     }

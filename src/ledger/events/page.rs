@@ -6,14 +6,14 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::{Connection, PgConnection};
+use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::settled::LOOK_EVERY;
 use super::{After, Cursor, EventRow, Page, WALKED, Wanted};
 use crate::domain::id::{LocationId, OrderId, Sku};
 use crate::domain::time::Millis;
-use crate::ledger::connections::Connections;
+use crate::ledger::connections::{Connection, Connections};
 use crate::ledger::post::EventType;
 use crate::ledger::{Ledger, LedgerError};
 
@@ -145,7 +145,7 @@ impl Ledger {
 
 /// The page, of what is settled. None where `after` names an event that is not there.
 async fn read(
-    connection: &mut PgConnection,
+    connection: &mut Connection,
     wanted: &Wanted,
     limit: u16,
     settled: Option<Cursor>,

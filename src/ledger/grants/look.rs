@@ -14,7 +14,7 @@ pub struct NumberedGrant {
     pub grant_no: i64,
     /// About which sale.
     pub sale_no: i32,
-    /// [`Grant::pack`] of it.
+    /// [`Grant::pack`](crate::domain::grant::Grant::pack) of it.
     pub body: Vec<u8>,
 }
 
