@@ -29,6 +29,11 @@ pub(super) struct Postgres {
     #[arg(long, env = "FLASHGATE_POSTGRES_STATEMENT_MS", value_name = "MS", default_value_t = 30_000,
           value_parser = clap::value_parser!(u64).range(100..=600_000))]
     postgres_statement_ms: u64,
+
+    /// How long a transaction of the same role may be left open over what is waited for, before it is ended
+    #[arg(long, env = "FLASHGATE_POSTGRES_LOCK_PATIENCE_MS", value_name = "MS", default_value_t = 2_000,
+          value_parser = clap::value_parser!(u64).range(500..=3_600_000))]
+    postgres_lock_patience_ms: u64,
 }
 
 /// Calls to Redis, and what is batched into them.
@@ -74,6 +79,7 @@ impl Postgres {
             read_connections_max: self.postgres_read_connections,
             acquire_timeout: Duration::from_millis(self.postgres_acquire_ms),
             statement_timeout: Duration::from_millis(self.postgres_statement_ms),
+            lock_patience: Duration::from_millis(self.postgres_lock_patience_ms),
             ..ledger::Settings::new(url)
         }
     }

@@ -4,8 +4,6 @@
 //! gateway that was stopped midway, would hold up every batch that meets that row, with whatever else is in it. What such a
 //! transaction has written so far, nobody has been promised: to end it loses nothing but its author's work.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 
 use super::{Ledger, LedgerError};
@@ -34,12 +32,12 @@ pub struct Holder {
 }
 
 impl Ledger {
-    /// Who has kept ours waiting for at least so long, or keeps them waiting and has done nothing for so long: some waits
-    /// of ours are short, and begin again. Ours that are at work are not told of.
+    /// Who has kept ours waiting for longer than we are patient, or keeps them waiting and has done nothing for so long:
+    /// some waits of ours are short, and begin again. Ours that are at work are not told of.
     ///
     /// # Errors
     /// Postgres can't be asked.
-    pub async fn holders(&self, at_least: Duration) -> Result<Vec<Holder>, LedgerError> {
+    pub async fn holders(&self) -> Result<Vec<Holder>, LedgerError> {
         // Locks that are advisory belong to duties which take as long as they take. Who blocks whom is asked for few
         // that wait, the longest first, since the answer stops the lock manager for a moment. Whoever waits is kept by
         // somebody else, up to one who does not.
@@ -75,7 +73,7 @@ impl Ledger {
                  AND (b.usename = current_user AND b.application_name = $2 AND NOT b.may_end) IS NOT TRUE
              ORDER BY pid, waited DESC",
         )
-        .bind(i64::try_from(at_least.as_millis()).unwrap_or(i64::MAX))
+        .bind(i64::try_from(self.lock_patience.as_millis()).unwrap_or(i64::MAX))
         .bind(super::APPLICATION)
         .fetch_all(&self.pool)
         .await?;

@@ -99,6 +99,8 @@ pub struct Settings {
     pub acquire_timeout: Duration,
     /// Longest time a statement may take.
     pub statement_timeout: Duration,
+    /// How long a transaction may be left open over what ours wait for: [`Ledger::holders`].
+    pub lock_patience: Duration,
     /// Which adjustments wait for a second person.
     pub approval: approval::Settings,
     /// What reconciliation may do by itself.
@@ -118,6 +120,7 @@ impl Settings {
             read_connections_max: 4,
             acquire_timeout: Duration::from_secs(2),
             statement_timeout: Duration::from_secs(30),
+            lock_patience: Duration::from_secs(2),
             approval: approval::Settings::default(),
             recon: recon::Settings::default(),
             extend: extend::Settings::default(),
@@ -130,6 +133,7 @@ impl Settings {
 pub struct Ledger {
     pool: Connections,
     reads: ReadPools,
+    lock_patience: Duration,
     approval: approval::Settings,
     recon: recon::Settings,
     extend: extend::Settings,
@@ -155,6 +159,7 @@ impl Ledger {
                 reads(&settings.url)?,
                 settings.read_url.as_deref().map(reads).transpose()?,
             ),
+            lock_patience: settings.lock_patience,
             approval: settings.approval.clone(),
             recon: settings.recon,
             extend: settings.extend,
@@ -169,6 +174,7 @@ impl Ledger {
         Ledger {
             pool: pool.clone(),
             reads: self.reads.clone(),
+            lock_patience: self.lock_patience,
             approval: self.approval.clone(),
             recon: self.recon,
             extend: self.extend,

@@ -10,12 +10,8 @@ use super::{Context, repeat};
 use crate::ledger::LedgerError;
 use crate::metric;
 
-/// Between two looks.
+/// Between two looks. With the usual patience it is well below what a client waits for an ending.
 const EVERY: Duration = Duration::from_millis(500);
-/// How long ours wait for whoever does nothing. With the time between two looks it is well below what a client waits for
-/// an ending, and far above what a transaction of ours needs.
-const PATIENCE: Duration = Duration::from_secs(2);
-
 /// Those of whom was told, by process and by when their transaction began.
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<HashSet<(i32, Option<DateTime<Utc>>)>>);
@@ -35,7 +31,7 @@ pub(crate) async fn run(context: Context) {
 /// One look.
 async fn run_once(context: &Context, told: &Told) -> Result<(), LedgerError> {
     let mut present = HashSet::new();
-    for holder in context.ledger.holders(PATIENCE).await? {
+    for holder in context.ledger.holders().await? {
         let outcome = if holder.may_end {
             // Else it goes on, or another gateway was faster.
             if !context.ledger.end_holder(&holder).await? {

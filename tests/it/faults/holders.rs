@@ -10,7 +10,17 @@ use crate::support::door::{Buy, Door, until};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
 
-const WAITED: Duration = Duration::from_millis(300);
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A gateway that is patient for so long, and its database.
+async fn patient() -> (Whole, String) {
+    let url = shared().await.database().await;
+    migrate(&url).await;
+    let redis_url = shared().await.redis();
+    let whole = Whole::changed(&redis_url, &url, |settings| settings.ledger.lock_patience = PATIENCE).await;
+    whole.until_open().await;
+    (whole, url)
+}
 
 /// A transaction that keeps the balance of `sku`.
 async fn keep(door: &Door, sku: &str) -> Transaction<'static, Postgres> {
@@ -25,7 +35,7 @@ async fn keep(door: &Door, sku: &str) -> Transaction<'static, Postgres> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_balance_that_somebody_keeps_holds_nobody_up_for_long() {
-    let whole = Whole::empty().await;
+    let (whole, _) = patient().await;
     let mut ids = Vec::new();
     for sku in ["kept", "free"] {
         whole.receive(sku, 10).await;
@@ -52,7 +62,7 @@ async fn a_balance_that_somebody_keeps_holds_nobody_up_for_long() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_between_us_and_the_holder_hides_nobody() {
-    let whole = Whole::empty().await;
+    let (whole, _) = patient().await;
     whole.receive("kept", 10).await;
     let id = whole.reserve(&Buy::of("kept").sku("kept")).await.id();
     let mut kept = keep(&whole, "kept").await;
@@ -61,7 +71,7 @@ async fn who_waits_between_us_and_the_holder_hides_nobody() {
         between.rollback().await.expect("lets go");
     };
     let commit = async {
-        sleep(WAITED).await;
+        sleep(Duration::from_millis(300)).await;
         whole.commit(&id).await
     };
     let ((), committed) = tokio::join!(between, commit);
@@ -72,10 +82,12 @@ async fn who_waits_between_us_and_the_holder_hides_nobody() {
 
 #[tokio::test]
 async fn who_is_at_work_is_named_and_left_alone() {
-    let url = shared().await.database().await;
-    migrate(&url).await;
-    let whole = Whole::over(&shared().await.redis(), &url).await;
-    let ledger = Ledger::new(&Settings::new(&url)).expect("an address");
+    let (whole, url) = patient().await;
+    let settings = Settings {
+        lock_patience: Duration::from_millis(300),
+        ..Settings::new(&url)
+    };
+    let ledger = Ledger::new(&settings).expect("an address");
     whole.receive("kept", 10).await;
     let id = whole.reserve(&Buy::of("kept").sku("kept")).await.id();
     let mut kept = keep(&whole, "kept").await;
@@ -91,7 +103,7 @@ async fn who_is_at_work_is_named_and_left_alone() {
     };
     let look = async {
         let holder = until("the holder is seen", async || {
-            ledger.holders(WAITED).await.expect("Postgres answers").pop()
+            ledger.holders().await.expect("Postgres answers").pop()
         })
         .await;
         assert_eq!((holder.pid, holder.may_end), (pid, false), "{holder:?}");
@@ -101,6 +113,6 @@ async fn who_is_at_work_is_named_and_left_alone() {
     let ((), (), committed) = tokio::join!(work, look, whole.commit(&id));
     assert!(began.elapsed() >= Duration::from_secs(3));
     committed.expect(200);
-    assert_eq!(ledger.holders(WAITED).await.expect("Postgres answers"), []);
+    assert_eq!(ledger.holders().await.expect("Postgres answers"), []);
     whole.stop().await;
 }

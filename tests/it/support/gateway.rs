@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::Path;
 use std::process::{self, Command, Stdio};
+use std::time::Duration;
 
 use flashgate::app::{self, Listeners};
 use flashgate::config::Role;
@@ -161,6 +162,8 @@ fn settings(roles: &[Role], redis_url: &str, database_url: &str) -> app::Setting
         },
         ledger: ledger::Settings {
             connections_max: 8,
+            // Tests keep locks to see what waits.
+            lock_patience: Duration::from_secs(60),
             ..ledger::Settings::new(database_url)
         },
         flash: flash::Settings::new(redis_url),
@@ -189,7 +192,7 @@ impl Child {
         let config = home.path().join("gateway.toml");
         let text = format!(
             "redis_url = \"{redis_url}\"\ndatabase_url = \"{database_url}\"\npostgres_connections = 8\n\
-             listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nlog_format = \"json\"\n"
+             postgres_lock_patience_ms = 60000\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nlog_format = \"json\"\n"
         );
         fs::write(&config, text).expect("the directory can be written");
         let log = home.path().join("gateway.log");
