@@ -134,7 +134,9 @@ pub(super) const PLANTED: [(&str, Check, Plant); 35] = [
         history
             .operations
             .retain(|op| op.reservation_id != Some(row.id) && op.order_id.as_ref() != Some(&row.order));
-        Some(())
+        // Of an item that the history does not buy it can't be told.
+        let buys = |op: &Operation| op.kind == Kind::Reserve && op.sku_id.as_ref() == Some(&row.item.sku);
+        history.operations.iter().any(buys).then_some(())
     }),
     ("a reservation answered for two keys", Check::C4, |history, _| {
         let mut op = history.operations.iter().find(|op| is_durable(op))?.clone();
