@@ -222,7 +222,7 @@ impl Drop for Waiting<'_> {
 
 /// A connection. [Kept](Self::keep), it lies ready for the next; dropped, it goes through the pool.
 pub(in crate::ledger) struct Connection {
-    /// There until it is kept or given back.
+    /// There until it is kept or detached.
     inner: Option<PoolConnection<Postgres>>,
     left_pool: Instant,
     /// Dropped now, it is closed.
@@ -230,7 +230,7 @@ pub(in crate::ledger) struct Connection {
     of: Connections,
 }
 
-const THERE: &str = "a connection that is used has neither been kept nor given back";
+const THERE: &str = "a connection that is used has neither been kept nor detached";
 
 impl Connection {
     /// Lays it aside. Only after an answer that was read to its end.

@@ -10,8 +10,9 @@ use super::{Context, repeat};
 use crate::ledger::LedgerError;
 use crate::metric;
 
-/// Between two looks. With the usual patience it is well below what a client waits for an ending.
+/// Between two looks. Together with the usual patience it is half of what a client waits for an ending.
 const EVERY: Duration = Duration::from_millis(500);
+
 /// Those of whom was told, by process and by when their transaction began.
 #[derive(Debug, Default)]
 pub(crate) struct Told(Mutex<HashSet<(i32, Option<DateTime<Utc>>)>>);
