@@ -36,6 +36,7 @@ pub mod lane;
 mod newer_sale;
 pub mod once;
 mod partition;
+mod pause;
 pub mod places;
 pub mod post;
 pub mod quarantine;
@@ -75,6 +76,7 @@ pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;
 pub use newer_sale::CallBack;
 pub use partition::Upkeep;
+pub use pause::Pause;
 pub use rescue::{LaneRescue, Scattered};
 pub use snapshot::BuyerPage;
 pub use stall::Beat;
@@ -142,7 +144,7 @@ pub struct Ledger {
     /// Where the expiry goes on.
     due: Arc<DueWalk>,
     /// When batches are taken at once.
-    at_once: Arc<take::Pause>,
+    at_once: Arc<Pause>,
 }
 
 impl Ledger {
@@ -190,15 +192,14 @@ impl Ledger {
     /// empty would scan it when it is not.
     #[must_use]
     pub fn apart(&self, connections_max: u32) -> Ledger {
-        // Where there is no index a scan seems to cost enough to have it compiled, each time. And on a day of which the
-        // planner knows nothing a second index seems to be worth reading whole, for each row.
-        let plans = [
-            ("plan_cache_mode", "force_generic_plan"),
-            ("enable_seqscan", "off"),
-            ("enable_bitmapscan", "off"),
-            ("jit", "off"),
-        ];
-        self.over(&self.pool.apart(connections_max, |to| to.options(plans)))
+        self.over(&self.pool.apart(connections_max, |to| to.options(PLANNED_ONCE)))
+    }
+
+    /// The same for statements that are tried and may fail: a lock that somebody keeps costs half a second.
+    #[must_use]
+    pub fn apart_in_haste(&self, connections_max: u32) -> Ledger {
+        let change = |to: PgConnectOptions| to.options(PLANNED_ONCE).options([("lock_timeout", HASTE)]);
+        self.over(&self.pool.apart(connections_max, change))
     }
 
     async fn begin(&self) -> Result<Transaction, LedgerError> {
@@ -224,6 +225,18 @@ impl Ledger {
         self.reads.close().await;
     }
 }
+
+/// Where there is no index a scan seems to cost enough to have it compiled, each time. And on a day of which the planner
+/// knows nothing a second index seems to be worth reading whole, for each row.
+const PLANNED_ONCE: [(&str, &str); 4] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+    ("enable_bitmapscan", "off"),
+    ("jit", "off"),
+];
+
+/// The longest wait for a lock of whoever can do without.
+const HASTE: &str = "500ms";
 
 /// What our sessions call themselves.
 const APPLICATION: &str = "flashgate";

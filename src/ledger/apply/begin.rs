@@ -7,7 +7,7 @@ use super::ask::Ask;
 use super::book::{Books, books};
 use super::carry::{Work, recalls};
 use super::{Batch, cursor_after};
-use crate::domain::entry::Body;
+use crate::domain::entry::{Body, Entry};
 use crate::domain::grant::{Delivered, Grant};
 use crate::ledger::LedgerError;
 use crate::ledger::claims::{Claimant, Claiming, claim_keys};
@@ -43,7 +43,6 @@ pub(super) async fn begin(
     claiming: Option<Claiming>,
 ) -> Result<Option<Begun>, LedgerError> {
     let to = cursor_after(batch);
-    let number = |value: u64| i64::try_from(value).map_err(|_| LedgerError::Broken(format!("a cursor at {value}")));
     let keys = claiming.as_ref().map(Claiming::columns).unwrap_or_default();
     let rows = sqlx::query(concat!(
         "-- apply.begin: whoever names the cursor holds the lane until the commit
@@ -90,6 +89,16 @@ pub(super) async fn begin(
     }))
 }
 
+/// Of a cursor.
+pub(super) fn number(value: u64) -> Result<i64, LedgerError> {
+    i64::try_from(value).map_err(|_| LedgerError::Broken(format!("a cursor at {value}")))
+}
+
+/// Whether an entry's time is sane, by our time and Postgres' alike.
+pub(super) fn surely_sane(entry: &Entry, now: DateTime<Utc>) -> bool {
+    (now - SURELY_SANE..now + SURELY_SANE).contains(&entry.at.to_utc())
+}
+
 /// The keys of the asks, where they are all that the batch claims and nothing is to be locked before them.
 pub(super) fn claims_ahead(work: &Work<'_>, asks: &[Ask<'_>]) -> Option<Claiming> {
     let first = |Delivered { grant, .. }: &Delivered| recalls(grant) || matches!(grant, Grant::Retake { .. });
@@ -97,9 +106,8 @@ pub(super) fn claims_ahead(work: &Work<'_>, asks: &[Ask<'_>]) -> Option<Claiming
         Body::Reserve(_) => true,
         Body::Grant { delivered, .. } => !delivered.iter().any(first),
     };
-    let sane = work.now - SURELY_SANE..work.now + SURELY_SANE;
     let mut entries = work.parts.iter().map(|part| part.entry);
-    let plain = entries.all(|entry| can_wait(&entry.body) && sane.contains(&entry.at.to_utc()));
+    let plain = entries.all(|entry| can_wait(&entry.body) && surely_sane(entry, work.now));
     let claimants: Vec<Claimant> = asks.iter().filter_map(Ask::claimant).collect();
     plain.then(|| Claiming::of(&claimants))
 }

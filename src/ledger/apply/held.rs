@@ -9,11 +9,34 @@ use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
 
 /// Lanes tell the time by Postgres' clock, give or take less than this.
-const CLOCK_SLACK: TimeDelta = TimeDelta::days(1);
+pub(super) const CLOCK_SLACK: TimeDelta = TimeDelta::days(1);
 
 /// Units that users hold and have bought, per sale.
 #[derive(Debug, Default)]
 pub(super) struct Held<'a>(HashMap<i32, HashMap<&'a str, i64>>);
+
+/// Units that a buyer holds and has bought of a sale, none of them before an instant: a buyer's reservations lie in the
+/// home lane; one index probe per partition.
+macro_rules! held {
+    ($sale_no:literal, $lane:literal, $buyer:literal, $since:literal) => {
+        held!(
+            @ "r.sale_no = ", $sale_no, " AND r.lane = ", $lane,
+            " AND coalesce('u:' || r.user_id, 'o:' || r.order_id) COLLATE \"C\" = ", $buyer,
+            " AND r.status IN ('RESERVED', 'COMMITTED') AND r.created_at >= ", $since
+        )
+    };
+    (@ $($those:literal),+) => {
+        concat!(
+            "coalesce((
+                 SELECT sum(quantity)::int8 FROM (
+                     SELECT quantity FROM inventory_reservation r WHERE ", $($those),+, "
+                     UNION ALL
+                     SELECT quantity FROM inventory_reservation_cold r WHERE ", $($those),+, "
+                 ) owned), 0)"
+        )
+    };
+}
+pub(super) use held;
 
 impl<'a> Held<'a> {
     /// Reads what these users have of these sales, none of which is older than `since`.
@@ -28,23 +51,13 @@ impl<'a> Held<'a> {
         }
         users.sort_unstable();
         users.dedup();
-        let units: Vec<i64> = sqlx::query_scalar(
-            "-- apply.held: a buyer's reservations lie in the home lane; one index probe per user and partition, in the
-             -- order asked
-             SELECT coalesce((
-                 SELECT sum(quantity)::int8 FROM (
-                     SELECT quantity FROM inventory_reservation r
-                     WHERE r.sale_no = w.sale_no AND r.lane = $3
-                       AND coalesce('u:' || r.user_id, 'o:' || r.order_id) COLLATE \"C\" = w.buyer
-                       AND r.status IN ('RESERVED', 'COMMITTED') AND r.created_at >= $4
-                     UNION ALL
-                     SELECT quantity FROM inventory_reservation_cold r
-                     WHERE r.sale_no = w.sale_no AND r.lane = $3
-                       AND coalesce('u:' || r.user_id, 'o:' || r.order_id) COLLATE \"C\" = w.buyer
-                       AND r.status IN ('RESERVED', 'COMMITTED') AND r.created_at >= $4
-                 ) owned), 0)
-             FROM UNNEST($1::int4[], $2::text[]) WITH ORDINALITY AS w(sale_no, buyer, place) ORDER BY place",
-        )
+        let units: Vec<i64> = sqlx::query_scalar(concat!(
+            "-- apply.held: in the order asked
+             SELECT ",
+            held!("w.sale_no", "$3", "w.buyer", "$4"),
+            "
+             FROM UNNEST($1::int4[], $2::text[]) WITH ORDINALITY AS w(sale_no, buyer, place) ORDER BY place"
+        ))
         .bind(users.iter().map(|(sale_no, _)| *sale_no).collect::<Vec<_>>())
         .bind(users.iter().map(|(_, user)| format!("u:{user}")).collect::<Vec<_>>())
         .bind(lane.to_i16())

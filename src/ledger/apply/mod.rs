@@ -10,6 +10,7 @@
 
 mod alarm;
 mod ask;
+mod at_once;
 mod begin;
 mod book;
 mod carry;
@@ -36,6 +37,8 @@ use crate::domain::entry::Entry;
 use crate::domain::lane::{Cursor, LaneNo, Seq};
 use crate::domain::outcome::Durability;
 use crate::domain::reservation_id::IdKey;
+
+pub use at_once::{SaleIdentity, only_sale};
 
 pub(super) use ask::{fault, ids as reservation_ids};
 pub(super) use carry::{Carried, Part, Work, carry};
@@ -131,6 +134,23 @@ impl Ledger {
     }
 }
 
+impl<'a> Batch<'a> {
+    /// All of it, by our time until Postgres tells its own.
+    fn work(&self, known: &'a HashSet<Uuid>, poison: &'a Poison, only: Option<&'a HashSet<Uuid>>) -> Work<'a> {
+        Work {
+            lane: self.lane,
+            id_key: self.id_key,
+            parts: self.entries.iter().map(|entry| Part { entry, whole: true }).collect(),
+            rebuild: false,
+            known,
+            poison,
+            only,
+            now: Utc::now(),
+            grant_no: 0,
+        }
+    }
+}
+
 impl Trial for Batch<'_> {
     type Answer = Applied;
 
@@ -149,17 +169,8 @@ impl Trial for Batch<'_> {
         only: Option<&HashSet<Uuid>>,
     ) -> Result<Applied, LedgerError> {
         let mut tx = ledger.begin().await?;
-        let mut work = Work {
-            lane: self.lane,
-            id_key: self.id_key,
-            parts: self.entries.iter().map(|entry| Part { entry, whole: true }).collect(),
-            rebuild: false,
-            known: &HashSet::new(),
-            poison,
-            only,
-            now: Utc::now(),
-            grant_no: 0,
-        };
+        let known = HashSet::new();
+        let mut work = self.work(&known, poison, only);
         let mut asks = read_asks(&work);
         let claiming = claims_ahead(&work, &asks);
         let Some(begun) = begin(&mut tx, self, &work.sales(), claiming).await? else {

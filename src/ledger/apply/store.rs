@@ -9,6 +9,8 @@ use super::ask::Ask;
 use super::book::Books;
 use super::carry::Work;
 use super::decide::{Decided, Ended, Fate};
+use crate::domain::id::Item;
+use crate::domain::lane::LaneNo;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
 use crate::ledger::post::{Deltas, EventType, Instant, Made, MadeRow, Movement, post_made};
@@ -18,33 +20,53 @@ use crate::ledger::take::LATE_PAYMENT;
 const NO_ORDER: &str = "-";
 
 /// Every accepted reservation gets a row, whatever became of it, so that its id always has an answer.
-fn rows<'a>(asks: &'a [Ask<'a>], decided: &Decided, books: &'a Books) -> Result<Vec<MadeRow<'a>>, LedgerError> {
+fn rows<'a>(
+    lane: LaneNo,
+    asks: &'a [Ask<'a>],
+    decided: &Decided,
+    books: &'a Books,
+) -> Result<Vec<MadeRow<'a>>, LedgerError> {
     let row = |(at, ask): (usize, &'a Ask<'a>)| {
-        let (cause, first) = match decided.fates[at] {
-            Fate::Reserved => (None, None),
-            Fate::Refused { cause, first } => (Some(cause.as_str()), first),
-        };
         let units = decided.missing.get(&at).copied().unwrap_or_else(|| ask.units());
-        let storable = ask.slip.filter(|_| ask.poison.is_none());
         Ok(MadeRow {
-            id: ask.id,
-            order: storable.map_or(NO_ORDER, |slip| &slip.order),
-            user: storable.and_then(|slip| slip.user.as_deref()),
-            item: &books.get(ask.sale_no)?.item,
             quantity: units.max(1),
-            cause,
-            first,
-            sale_no: Some(ask.sale_no),
-            key: ask.slip.map_or(Uuid::nil(), |slip| slip.key.to_uuid()),
-            fingerprint: ask.slip.map_or(0, |slip| slip.fingerprint.to_i64()),
-            explicit: ask.slip.is_some_and(|slip| slip.explicit_key),
-            trace: ask.slip.map_or(Uuid::nil(), |slip| slip.trace.to_uuid()),
-            cart: None,
-            created_at: Some(ask.at),
-            hold_ms: ask.hold_ms(books),
+            ..made_row(
+                lane,
+                ask,
+                decided.fates[at],
+                &books.get(ask.sale_no)?.item,
+                ask.hold_ms(books),
+            )
         })
     };
     asks.iter().enumerate().map(row).collect()
+}
+
+/// What a lane made of a request.
+pub(super) fn made_row<'a>(lane: LaneNo, ask: &'a Ask<'a>, fate: Fate, item: &'a Item, hold_ms: i64) -> MadeRow<'a> {
+    let (cause, first) = match fate {
+        Fate::Reserved => (None, None),
+        Fate::Refused { cause, first } => (Some(cause.as_str()), first),
+    };
+    let storable = ask.slip.filter(|_| ask.poison.is_none());
+    MadeRow {
+        id: ask.id,
+        order: storable.map_or(NO_ORDER, |slip| &slip.order),
+        user: storable.and_then(|slip| slip.user.as_deref()),
+        item,
+        quantity: ask.units(),
+        cause,
+        first,
+        sale_no: Some(ask.sale_no),
+        lane: Some(lane.to_i16()),
+        key: ask.slip.map_or(Uuid::nil(), |slip| slip.key.to_uuid()),
+        fingerprint: ask.slip.map_or(0, |slip| slip.fingerprint.to_i64()),
+        explicit: ask.slip.is_some_and(|slip| slip.explicit_key),
+        trace: ask.slip.map_or(Uuid::nil(), |slip| slip.trace.to_uuid()),
+        cart: None,
+        created_at: Some(ask.at),
+        hold_ms,
+    }
 }
 
 /// How long the units of a late payment are held for the commit that asked for them, in s: it follows at once, or is
@@ -110,14 +132,7 @@ pub(super) async fn reservations(
 ) -> Result<(), LedgerError> {
     let mut movements = Vec::with_capacity(asks.len());
     for (ask, _) in asks.iter().zip(&decided.fates).filter(|(_, fate)| fate.is_reserved()) {
-        let Some(slip) = ask.slip else { continue };
-        movements.push(Movement {
-            item: books.get(ask.sale_no)?.item.clone(),
-            reservation_id: Some(ask.id),
-            order_id: Some(slip.order.clone()),
-            trace_id: Some(slip.trace.to_uuid()),
-            ..movement(&books.get(ask.sale_no)?.item, EventType::Reserved, -ask.units())
-        });
+        movements.extend(reserved(ask, &books.get(ask.sale_no)?.item));
     }
     for subject in &decided.retaken {
         movements.push(Movement {
@@ -140,10 +155,7 @@ pub(super) async fn reservations(
             ..movement(&subject.item, event, subject.quantity)
         });
     }
-    let made = Made {
-        rows: rows(asks, decided, books)?,
-        lane: Some(work.lane.to_i16()),
-    };
+    let made = Made(rows(work.lane, asks, decided, books)?);
     // A stall may have begun since they were made: it is still to move their deadlines.
     let at = Instant {
         now: work.now,
@@ -153,8 +165,18 @@ pub(super) async fn reservations(
     Ok(())
 }
 
+/// A request got its units, of what was set aside.
+pub(super) fn reserved(ask: &Ask<'_>, item: &Item) -> Option<Movement> {
+    ask.slip.map(|slip| Movement {
+        reservation_id: Some(ask.id),
+        order_id: Some(slip.order.clone()),
+        trace_id: Some(slip.trace.to_uuid()),
+        ..movement(item, EventType::Reserved, -ask.units())
+    })
+}
+
 /// `units` more may be reserved of what was set aside: negative, where they are reserved now.
-fn movement(item: &crate::domain::id::Item, event: EventType, units: i64) -> Movement {
+fn movement(item: &Item, event: EventType, units: i64) -> Movement {
     Movement {
         item: item.clone(),
         event,

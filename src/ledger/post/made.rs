@@ -19,6 +19,8 @@ pub(in crate::ledger) struct MadeRow<'a> {
     /// Who had its key or its order's line before.
     pub(in crate::ledger) first: Option<Uuid>,
     pub(in crate::ledger) sale_no: Option<i32>,
+    /// The lane that gave the units, where one did.
+    pub(in crate::ledger) lane: Option<i16>,
     pub(in crate::ledger) key: Uuid,
     pub(in crate::ledger) fingerprint: i64,
     pub(in crate::ledger) explicit: bool,
@@ -40,11 +42,7 @@ pub(in crate::ledger) struct Instant {
 }
 
 /// Reservations that are made at once.
-pub(in crate::ledger) struct Made<'a> {
-    pub(in crate::ledger) rows: Vec<MadeRow<'a>>,
-    /// The lane that gave the units, where one did.
-    pub(in crate::ledger) lane: Option<i16>,
-}
+pub(in crate::ledger) struct Made<'a>(pub(in crate::ledger) Vec<MadeRow<'a>>);
 
 /// The part of a statement that makes them, of the 18 parameters with these numbers, as [`Made::bind`] gives them. It
 /// follows a part `clock`: the time, and whether to do anything at all.
@@ -68,15 +66,15 @@ macro_rules! made_rows {
                  stall_no, expires_at, created_at, updated_at)
              SELECT reservation_id, order_id, user_id, sku_id, location_id, quantity,
                  CASE WHEN cause IS NULL THEN 'RESERVED' ELSE 'REJECTED' END::reservation_status, cause, first_id,
-                 sale_no, $", $lane, ", key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no,
+                 sale_no, lane, key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, stall_no,
                  coalesce(created_at, now) + hold_ms * interval '1 ms', coalesce(created_at, now), now
              FROM UNNEST($", $id, "::uuid[], $", $order, "::text[], $", $user, "::text[], $", $sku, "::text[],
                          $", $location, "::text[], $", $quantity, "::int8[], $", $cause, "::text[], $", $first, "::uuid[],
                          $", $sale, "::int4[], $", $key, "::uuid[], $", $fingerprint, "::int8[], $", $explicit, "::bool[],
                          $", $trace, "::uuid[], $", $cart, "::uuid[], $", $parts, "::int2[], $", $hold, "::int8[],
-                         $", $created, "::timestamptz[])
+                         $", $created, "::timestamptz[], $", $lane, "::int2[])
                   AS r(reservation_id, order_id, user_id, sku_id, location_id, quantity, cause, first_id, sale_no,
-                       key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, hold_ms, created_at), clock
+                       key_hash, fingerprint, explicit_key, trace_id, cart_id, cart_parts, hold_ms, created_at, lane), clock
              WHERE go ", $and, "
              RETURNING 1
          )"
@@ -102,7 +100,7 @@ pub(super) use given_clock;
 impl Made<'_> {
     /// Gives the statement its 18 parameters.
     pub(in crate::ledger) fn bind<'q, R>(&'q self, posting: Posting<'q, R>) -> Posting<'q, R> {
-        let rows = &self.rows;
+        let rows = &self.0;
         posting
             .bind(rows.iter().map(|row| row.id).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.order).collect::<Vec<_>>())
@@ -121,6 +119,6 @@ impl Made<'_> {
             .bind(column(rows, &None, |row| row.cart.map(|(_, parts)| parts)))
             .bind(rows.iter().map(|row| row.hold_ms).collect::<Vec<_>>())
             .bind(column(rows, &None, |row| row.created_at))
-            .bind(self.lane)
+            .bind(column(rows, &None, |row| row.lane))
     }
 }

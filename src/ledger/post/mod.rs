@@ -162,7 +162,7 @@ pub(super) async fn post_made(
     at: Instant,
     movements: &[Movement],
 ) -> Result<Vec<Posted>, LedgerError> {
-    if made.rows.is_empty() {
+    if made.0.is_empty() {
         return post(tx, movements).await;
     }
     if items(movements).len() != 1 {

@@ -66,6 +66,7 @@ impl<'a> Taken<'a> {
             cause: None,
             first: None,
             sale_no: None,
+            lane: None,
             key: claimant.key.to_uuid(),
             fingerprint: claimant.fingerprint,
             explicit: claimant.explicit,
@@ -143,10 +144,7 @@ impl<'a> Taken<'a> {
 
 /// The reservations, and how they move the balances.
 pub(super) fn rows<'a>(taken: &[Taken<'a>]) -> (Made<'a>, Vec<Movement>) {
-    let made = Made {
-        rows: taken.iter().flat_map(Taken::rows).collect(),
-        lane: None,
-    };
+    let made = Made(taken.iter().flat_map(Taken::rows).collect());
     (made, taken.iter().flat_map(Taken::movements).collect())
 }
 

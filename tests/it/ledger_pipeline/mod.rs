@@ -1,5 +1,6 @@
 //! The road from a lane's queue into the ledger, and back by grants.
 
+mod at_once;
 mod checked;
 mod decided;
 mod fallback;

@@ -270,7 +270,17 @@ impl Run<'_> {
         for entry in &entries {
             self.model.read(self.desk, &self.lane, entry);
         }
-        let done = self.desk.apply(&mut self.lane, &entries).await;
+        let queue = [(self.lane.clone(), entries)];
+        let at_once = self.desk.at_once(&self.sale, &queue).await.expect("answers");
+        let [(_, entries)] = queue;
+        let was_plain = at_once.is_some();
+        let done = match at_once {
+            Some(mut done) => self.lane.note(done.remove(0)),
+            None => self.desk.apply(&mut self.lane, &entries).await,
+        };
+        let reserves = |entry: &Entry| matches!(entry.body, Body::Reserve(_));
+        let is_plain = done.refused.is_empty() && done.drift.is_empty() && entries.iter().all(reserves);
+        assert_eq!(was_plain, is_plain, "{done:?}");
         assert_eq!(done.refused, std::mem::take(&mut self.model.refused));
         assert_eq!(self.desk.counter(&self.sale, &self.lane).await, self.model.counter);
         let drift: i64 = sqlx::query_scalar("SELECT drift FROM sale_bucket WHERE sale_no = $1")

@@ -33,10 +33,19 @@ pub(crate) struct Desk {
 }
 
 /// A lane with a queue that is applied as it is written.
+#[derive(Clone, Debug)]
 pub(crate) struct Lane {
     pub(crate) road: Road,
     /// As the ledger has it.
     pub(crate) durable: Cursor,
+}
+
+impl Lane {
+    /// It is so far.
+    pub(crate) fn note(&mut self, done: Done) -> Done {
+        self.durable = done.cursor;
+        done
+    }
 }
 
 pub(crate) fn by() -> By {
@@ -216,13 +225,32 @@ impl Desk {
         self.ledger.apply(batch).await
     }
 
+    /// Tries to make the entries of these lanes durable in one statement.
+    pub(crate) async fn at_once<'a>(
+        &'a self,
+        sale: &Sale,
+        queues: &'a [(Lane, Vec<Entry>)],
+    ) -> Result<Option<Vec<Done>>, LedgerError> {
+        let batch = |(lane, entries): &'a (Lane, Vec<Entry>)| Batch {
+            lane: lane.road.lane,
+            owner: self.owner,
+            from: lane.durable,
+            entries,
+            id_key: &self.id_key,
+        };
+        let with_entries = queues.iter().filter(|(_, entries)| !entries.is_empty());
+        let batches: Vec<Batch<'_>> = with_entries.map(batch).collect();
+        let identity = self.ledger.sale_identity(sale.no).await?.expect("there is such a sale");
+        let ledger = self.ledger.apart_in_haste(1);
+        let done = ledger.apply_at_once(sale.no, &identity, &batches).await;
+        ledger.close().await;
+        done
+    }
+
     /// Makes entries durable.
     pub(crate) async fn apply(&self, lane: &mut Lane, entries: &[Entry]) -> Done {
         match self.try_apply(lane, entries).await.expect("applies") {
-            Applied::Done(done) => {
-                lane.durable = done.cursor;
-                done
-            }
+            Applied::Done(done) => lane.note(done),
             other => panic!("{other:?}"),
         }
     }

@@ -1,0 +1,382 @@
+//! Lanes of one sale are written in one statement, all of them or none, and as each alone would be.
+
+use flashgate::domain::entry::Entry;
+use flashgate::domain::lane::{Cursor, LaneNo, Nonce};
+use flashgate::domain::sale::Sale;
+use flashgate::domain::time::Millis;
+use flashgate::ledger::LedgerError;
+use flashgate::ledger::apply::{Batch, Done};
+use uuid::Uuid;
+
+use crate::support::ledger::{Desk, LANES, Lane, of_user, slip, with_key};
+use crate::support::shop::commit;
+
+type Queue = (Lane, Vec<Entry>);
+
+/// A live sale with a limit of two a user, in three lanes that have its units.
+async fn selling(desk: &Desk, name: &str) -> (Sale, Vec<Queue>) {
+    let sale = desk.sale(name, 30, Some(2), 3).await;
+    let mut lanes = Vec::new();
+    for lane in &sale.lanes {
+        let mut lane = desk.lane(*lane).await;
+        desk.deliver(&mut lane).await;
+        lanes.push((lane, vec![]));
+    }
+    (sale, lanes)
+}
+
+/// Two calls in each lane that ask for nothing that could be refused.
+fn plain(sale: &Sale, lanes: &mut [Queue]) {
+    for (lane, entries) in lanes {
+        let no = lane.road.lane;
+        let name = |what: &str| format!("{what}-{no}");
+        let first = vec![
+            of_user(slip(sale, &name("a"), 1), &name("u")),
+            with_key(slip(sale, &name("b"), 2), &name("k")),
+        ];
+        entries.push(lane.road.reserve(sale.no, first));
+        entries.push(
+            lane.road
+                .reserve(sale.no, vec![of_user(slip(sale, &name("c"), 1), &name("u"))]),
+        );
+    }
+}
+
+/// All that a batch may write; times aside, which are the clock's.
+async fn written(desk: &Desk) -> Vec<String> {
+    sqlx::query_scalar(
+        "SELECT 'r' || concat_ws(' ', order_id, user_id, sku_id, location_id, quantity, status, cause, sale_no, lane,
+                    key_hash, fingerprint, explicit_key, trace_id, cart_id, stall_no, created_at, expires_at)
+         FROM inventory_reservation
+         UNION ALL SELECT 'k' || concat_ws(' ', k.key_hash, k.fingerprint, derived, order_id)
+         FROM inventory_key k LEFT JOIN inventory_reservation ON reservation_id = subject_id
+         UNION ALL SELECT 'e' || concat_ws(' ', event_type, e.sku_id, quantity_delta, reserved_delta, escrowed_delta, on_hand,
+                    e.order_id, e.trace_id, reason, r.order_id)
+         FROM inventory_event e LEFT JOIN inventory_reservation r USING (reservation_id)
+         UNION ALL SELECT 'b' || concat_ws(' ', sku_id, on_hand, reserved, escrowed) FROM inventory_balance
+         UNION ALL SELECT 'c' || concat_ws(' ', sale_no, lane, counter, durable, rejected, drift) FROM sale_bucket
+         UNION ALL SELECT 'l' || concat_ws(' ', lane, state, cursor_seq, cursor_total, grant_no) FROM lane
+         ORDER BY 1",
+    )
+    .fetch_all(&desk.pool)
+    .await
+    .expect("reads")
+}
+
+/// Nothing is written, whatever each lane does by itself afterwards; `reserved` and refused of it.
+async fn refused(desk: &Desk, sale: &Sale, lanes: &mut [Queue], (reserved, refused): (usize, usize)) {
+    let before = written(desk).await;
+    let answer = desk.at_once(sale, lanes).await;
+    assert_eq!(answer.expect("answers"), None);
+    assert_eq!(written(desk).await, before);
+    let mut done = (0, 0);
+    for (lane, entries) in lanes.iter_mut().filter(|(_, entries)| !entries.is_empty()) {
+        let alone = desk.apply(lane, entries).await;
+        done = (done.0 + alone.reserved, done.1 + alone.refused.len());
+        entries.clear();
+    }
+    assert_eq!(done, (reserved, refused));
+    desk.assert_books_balance().await;
+}
+
+#[tokio::test]
+async fn what_is_written_at_once_is_what_each_lane_alone_would_write() {
+    let (together, apart) = (Desk::open().await, Desk::open().await);
+    let now = together.ledger.now().await.expect("a time");
+    let mut seen = Vec::new();
+    for (desk, at_once) in [(&together, true), (&apart, false)] {
+        let (sale, mut lanes) = selling(desk, "s").await;
+        lanes.reverse();
+        desk.run("UPDATE sale_bucket SET undurable_max = 7 WHERE lane = (SELECT min(lane) FROM sale_bucket)")
+            .await;
+        lanes.iter_mut().for_each(|(lane, _)| lane.road.time = now);
+        plain(&sale, &mut lanes);
+        let done = match at_once {
+            true => desk
+                .at_once(&sale, &lanes)
+                .await
+                .expect("answers")
+                .expect("it is plain"),
+            false => {
+                let mut done = Vec::new();
+                for (lane, entries) in &mut lanes {
+                    done.push(desk.apply(lane, entries).await);
+                }
+                done
+            }
+        };
+        for (done, (lane, _)) in done.iter().zip(&lanes) {
+            let row = desk.ledger.lane(lane.road.lane).await.expect("reads");
+            assert_eq!((done.cursor, row.cursor), (lane.road.at, lane.road.at));
+        }
+        desk.assert_books_balance().await;
+        let told = |done: Done| (done.reserved, done.refused, done.drift, done.grants_for, done.settled);
+        let told: Vec<_> = done.into_iter().map(told).collect();
+        seen.push((told, written(desk).await));
+    }
+    assert_eq!(seen[0], seen[1]);
+    let (told, written) = &seen[0];
+    let settled: Vec<_> = told
+        .iter()
+        .map(|(reserved, .., settled)| (*reserved, settled.len()))
+        .collect();
+    assert_eq!(
+        settled,
+        [(3, 0), (3, 0), (3, 1)],
+        "the lane that bounds what it owes is told what is settled"
+    );
+    assert_eq!(written.iter().filter(|row| row.starts_with('r')).count(), 9);
+}
+
+#[tokio::test]
+async fn what_could_be_refused_is_left_to_each_lane() {
+    let desk = Desk::open().await;
+    // Somebody has the order's line.
+    let (sale, mut lanes) = selling(&desk, "line").await;
+    plain(&sale, &mut lanes[2..]);
+    let (lane, entries) = &mut lanes[1];
+    desk.reserve(lane, &sale, vec![slip(&sale, "taken", 1)]).await;
+    entries.push(
+        lane.road
+            .reserve(sale.no, vec![with_key(slip(&sale, "taken", 1), "other")]),
+    );
+    refused(&desk, &sale, &mut lanes, (3, 1)).await;
+    // Two lanes want the same key.
+    let (sale, mut lanes) = selling(&desk, "key").await;
+    for (lane, entries) in &mut lanes {
+        entries.push(lane.road.reserve(sale.no, vec![with_key(slip(&sale, "x", 1), "mine")]));
+    }
+    refused(&desk, &sale, &mut lanes, (1, 2)).await;
+    // A user has bought what a user may: by one call, or by two.
+    let (sale, mut lanes) = selling(&desk, "user").await;
+    let of_u = |order: &str, units| of_user(slip(&sale, order, units), "u");
+    let (lane, entries) = &mut lanes[0];
+    desk.reserve(lane, &sale, vec![of_u("one", 1)]).await;
+    desk.end(commit(desk.id(lane, 0), "p")).await;
+    entries.push(lane.road.reserve(sale.no, vec![of_u("two", 1), of_u("three", 1)]));
+    refused(&desk, &sale, &mut lanes, (1, 1)).await;
+    let (lane, entries) = &mut lanes[1];
+    entries.push(lane.road.reserve(sale.no, vec![of_u("four", 2)]));
+    entries.push(lane.road.reserve(sale.no, vec![of_u("five", 1)]));
+    refused(&desk, &sale, &mut lanes, (1, 1)).await;
+    // Redis gave more than there was.
+    let (sale, mut lanes) = selling(&desk, "surplus").await;
+    let (lane, entries) = &mut lanes[2];
+    entries.push(
+        lane.road
+            .reserve(sale.no, vec![slip(&sale, "all", 10), slip(&sale, "more", 1)]),
+    );
+    refused(&desk, &sale, &mut lanes, (1, 1)).await;
+    // What nobody could have asked for, and what can't be read.
+    let (sale, mut lanes) = selling(&desk, "poison").await;
+    let (lane, entries) = &mut lanes[0];
+    entries.push(
+        lane.road
+            .reserve(sale.no, vec![slip(&sale, "no id", 1), slip(&sale, "good", 1)]),
+    );
+    let (lane, entries) = &mut lanes[1];
+    let slips = vec![Err(vec![0, 8, 1, 0, 1, 2, 3, 4]), Ok(slip(&sale, "too", 1))];
+    entries.push(lane.road.reserve_raw(sale.no, slips, 1));
+    refused(&desk, &sale, &mut lanes, (2, 2)).await;
+}
+
+#[tokio::test]
+async fn what_no_constraint_lets_in_is_left_to_each_lane() {
+    let desk = Desk::open().await;
+    let (sale, mut lanes) = selling(&desk, "s").await;
+    desk.run("ALTER TABLE inventory_reservation ADD CONSTRAINT forbidden CHECK (order_id NOT LIKE 'evil%')")
+        .await;
+    plain(&sale, &mut lanes);
+    let (lane, entries) = &mut lanes[0];
+    entries.push(lane.road.reserve(sale.no, vec![slip(&sale, "evil", 1)]));
+    refused(&desk, &sale, &mut lanes, (9, 1)).await;
+}
+
+#[tokio::test]
+async fn counters_that_differ_are_left_to_each_lane() {
+    let desk = Desk::open().await;
+    for (at, name) in ["before", "between"].into_iter().enumerate() {
+        let (sale, mut lanes) = selling(&desk, name).await;
+        let (lane, entries) = &mut lanes[1];
+        for n in 0..2 {
+            if n == at {
+                *lane.road.free.get_mut(&sale.no).expect("it sells") += 3;
+            }
+            entries.push(lane.road.reserve(sale.no, vec![slip(&sale, &format!("{name}{n}"), 1)]));
+        }
+        refused(&desk, &sale, &mut lanes, (2, 0)).await;
+        // What is known already is no news.
+        let (lane, entries) = &mut lanes[1];
+        entries.push(lane.road.reserve(sale.no, vec![slip(&sale, &format!("{name}2"), 1)]));
+        assert!(desk.at_once(&sale, &lanes).await.expect("answers").is_some());
+        desk.assert_books_balance().await;
+    }
+}
+
+#[tokio::test]
+async fn grants_several_sales_and_strange_times_are_left_to_each_lane() {
+    let desk = Desk::open().await;
+    let (sale, mut lanes) = selling(&desk, "s").await;
+    plain(&sale, &mut lanes);
+    let (home, to) = (lanes[0].0.road.lane, lanes[1].0.road.lane);
+    desk.ledger.request_move(sale.no, home, to, 1).await.expect("asks");
+    desk.number(&lanes[0].0).await;
+    let (lane, entries) = &mut lanes[0];
+    entries.extend(desk.deliver_only(lane).await);
+    refused(&desk, &sale, &mut lanes, (9, 0)).await;
+
+    let other = desk.sale("other", 5, None, LANES).await;
+    for (lane, _) in lanes
+        .iter_mut()
+        .filter(|(lane, _)| other.lanes.contains(&lane.road.lane))
+    {
+        desk.deliver(lane).await;
+    }
+    let mut two: Vec<Queue> = lanes
+        .into_iter()
+        .filter(|(lane, _)| other.lanes.contains(&lane.road.lane))
+        .collect();
+    let (lane, entries) = &mut two[0];
+    entries.push(lane.road.reserve(sale.no, vec![slip(&sale, "mine", 1)]));
+    entries.push(lane.road.reserve(other.no, vec![slip(&other, "its", 1)]));
+    refused(&desk, &sale, &mut two, (2, 0)).await;
+
+    let (lane, entries) = &mut two[0];
+    lane.road.time = Millis(lane.road.time.0 + 13 * 3_600_000);
+    entries.push(lane.road.reserve(sale.no, vec![slip(&sale, "later", 1)]));
+    refused(&desk, &sale, &mut two, (1, 0)).await;
+}
+
+#[tokio::test]
+async fn only_who_names_all_cursors_as_the_owner_of_open_lanes_writes() {
+    let desk = Desk::open().await;
+    let (sale, mut lanes) = selling(&desk, "s").await;
+    plain(&sale, &mut lanes);
+    let before = written(&desk).await;
+    let identity = desk
+        .ledger
+        .sale_identity(sale.no)
+        .await
+        .expect("reads")
+        .expect("a sale");
+    let batches = |owner: Uuid, from: &dyn Fn(&Lane) -> Cursor| {
+        let batch = |(lane, entries): &Queue| (lane.road.lane, owner, from(lane), entries.clone());
+        lanes.iter().map(batch).collect::<Vec<_>>()
+    };
+    let ask = async |batches: Vec<(LaneNo, Uuid, Cursor, Vec<Entry>)>| {
+        let batches: Vec<Batch<'_>> = batches
+            .iter()
+            .map(|(lane, owner, from, entries)| Batch {
+                lane: *lane,
+                owner: *owner,
+                from: *from,
+                entries,
+                id_key: &desk.id_key,
+            })
+            .collect();
+        desk.ledger.apply_at_once(sale.no, &identity, &batches).await
+    };
+    let durable = |lane: &Lane| lane.durable;
+    assert_eq!(ask(batches(Uuid::new_v4(), &durable)).await.expect("answers"), None);
+    assert_eq!(written(&desk).await, before);
+    let mut forked = batches(desk.owner, &durable);
+    (forked[0].2.nonce, forked[0].3[0].prev) = (Nonce([9; 8]), Nonce([9; 8]));
+    assert_eq!(ask(forked).await.expect("answers"), None);
+    // Another sale has got the number, of a ledger that fell back.
+    desk.run("UPDATE sale SET created_at = created_at + interval '1 s'")
+        .await;
+    assert_eq!(ask(batches(desk.owner, &durable)).await.expect("answers"), None);
+    desk.run("UPDATE sale SET created_at = created_at - interval '1 s'")
+        .await;
+    // One of them is recovered meanwhile.
+    desk.ledger.raise_epoch(&[sale.lanes[2]], 0).await.expect("raises");
+    let raised = written(&desk).await;
+    assert_eq!(ask(batches(desk.owner, &durable)).await.expect("answers"), None);
+    assert_eq!(written(&desk).await, raised);
+    // The others can go on.
+    let first_two = batches(desk.owner, &durable).into_iter().take(2).collect();
+    assert!(ask(first_two).await.expect("answers").is_some());
+    // A lost answer is no question.
+    let again = batches(desk.owner, &durable).into_iter().take(2).collect();
+    assert_eq!(ask(again).await.expect("answers"), None);
+    let gap = batches(desk.owner, &|lane| Cursor {
+        seq: lane.durable.seq + 1,
+        ..lane.durable
+    });
+    let error = ask(gap).await.expect_err("they do not follow");
+    assert!(matches!(error, LedgerError::Broken(_)), "{error}");
+    desk.assert_books_balance().await;
+}
+
+/// What another transaction may change between the look and the writing, which waits for its commit.
+const MEANWHILE: [(&str, &str); 4] = [
+    (
+        "a lane",
+        "UPDATE lane SET cursor_seq = cursor_seq + 1 WHERE lane = (SELECT max(lane) FROM sale_bucket)",
+    ),
+    (
+        "a key",
+        "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived) SELECT $1, gen_random_uuid(), 1, true",
+    ),
+    (
+        "a book",
+        "UPDATE sale_bucket SET counter = counter - 1, drift = drift + 2 WHERE lane = (SELECT max(lane) FROM sale_bucket)",
+    ),
+    (
+        "a balance",
+        "UPDATE inventory_balance SET escrowed = 5, unavailable = unavailable + escrowed - 5",
+    ),
+];
+
+#[tokio::test]
+async fn what_changes_between_the_look_and_the_writing_undoes_it() {
+    for (what, sql) in MEANWHILE {
+        let desk = Desk::open().await;
+        let (sale, mut lanes) = selling(&desk, "s").await;
+        plain(&sale, &mut lanes);
+        let mut other = desk.pool.begin().await.expect("begins");
+        let key = slip(&sale, &format!("c-{}", sale.lanes[0]), 1).line;
+        let query = sqlx::query(sql);
+        let query = if sql.contains("$1") {
+            query.bind(key.to_uuid())
+        } else {
+            query
+        };
+        query.execute(&mut *other).await.expect(what);
+        let (answer, after) = tokio::join!(desk.at_once(&sale, &lanes), async {
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                         AND wait_event_type = 'Lock' AND query LIKE '-- apply.at_once%'";
+            while desk.count(waits).await == 0 {
+                tokio::task::yield_now().await;
+            }
+            other.commit().await.expect("commits");
+            written(&desk).await
+        });
+        assert_eq!(answer.expect("answers"), None, "{what}");
+        assert_eq!(written(&desk).await, after, "{what}");
+        assert_eq!(
+            desk.count("SELECT count(*) FROM inventory_reservation").await,
+            0,
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_long_for_a_lock() {
+    let desk = Desk::open().await;
+    let (sale, mut lanes) = selling(&desk, "s").await;
+    plain(&sale, &mut lanes);
+    let mut other = desk.pool.begin().await.expect("begins");
+    sqlx::query("SELECT FROM lane WHERE lane = $1 FOR UPDATE")
+        .bind(sale.lanes[2].to_i16())
+        .execute(&mut *other)
+        .await
+        .expect("locks");
+    // It would wait as long as the lock is kept.
+    assert_eq!(desk.at_once(&sale, &lanes).await.expect("answers"), None);
+    lanes.truncate(2);
+    assert!(desk.at_once(&sale, &lanes).await.expect("answers").is_some());
+    other.rollback().await.expect("ends");
+    desk.assert_books_balance().await;
+}
