@@ -129,7 +129,9 @@ metrics_table! {
     RESERVE_CALL_SIZE = "flashgate_reserve_call_size", Kind::Histogram(SIZE), Count,
         "Requests that one script call decided.";
     WRITER_FLUSH_ROWS = "flashgate_writer_flush_rows", Kind::Histogram(SIZE), Count,
-        "Reservations that one writer transaction made durable.";
+        "Reservations of a lane that one writer transaction made durable.";
+    WRITER_FLUSH_LANES = "flashgate_writer_flush_lanes", Kind::Histogram(SIZE), Count,
+        "Lanes that one writer transaction made durable together; 0: those that were tried were not plain.";
     WRITER_FLUSH_SECONDS = "flashgate_writer_flush_seconds", Kind::Histogram(LONG), Seconds,
         "Time of one writer transaction.";
     ENDING_BATCH_SIZE = "flashgate_ending_batch_size", Kind::Histogram(SIZE), Count,

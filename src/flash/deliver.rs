@@ -101,11 +101,18 @@ impl Flash {
         let _ = self.redis.publish(self.lane(lane).keys.delivered(), payload).await;
     }
 
-    /// Tells the lane and every waiter what became durable, and trims the queue before `keep`. `settled`: units that
-    /// sales which bound what they owe the ledger have taken up to the cursor, cumulative.
+    /// Tells who waits here what became durable, up to the cursor.
+    pub fn tell_durable(&self, lane: LaneNo, cursor: Cursor, notice: &Notice) {
+        let lane = self.lane(lane);
+        lane.waiters.tell(notice);
+        lane.saw(cursor.epoch, cursor.seq);
+    }
+
+    /// Tells the lane what became durable, and through it who waits elsewhere, and trims the queue before `keep`.
+    /// `settled`: units that sales which bound what they owe the ledger have taken up to the cursor, cumulative.
     ///
     /// # Errors
-    /// Redis can't be asked. Local waiters are told all the same.
+    /// Redis can't be asked.
     pub async fn settle(
         &self,
         lane: LaneNo,
@@ -115,8 +122,6 @@ impl Flash {
         settled: &BTreeMap<i32, i64>,
     ) -> Result<(), FlashError> {
         let lane = self.lane(lane);
-        lane.waiters.tell(notice);
-        lane.saw(cursor.epoch, cursor.seq);
         let mut keys = vec![lane.keys.meta(), lane.keys.queue()];
         keys.extend(settled.keys().map(|sale_no| lane.keys.sale(*sale_no)));
         let mut args = vec![

@@ -3,6 +3,7 @@
 //! Each worker has a `run_once` that does one batch and reports what it did; the loop around it only sleeps, backs off
 //! and stops. None trusts the nudge that woke it: it looks at the state.
 
+mod ahead;
 pub mod books;
 pub mod drift;
 pub mod expiry;
@@ -18,9 +19,10 @@ pub mod recovery;
 pub mod sales;
 mod survivors;
 mod telling;
+mod together;
 pub mod upkeep;
 pub mod verify;
-pub mod writer;
+mod writer;
 
 use std::future::Future;
 use std::sync::Arc;

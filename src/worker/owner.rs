@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
 use super::granter::Granter;
+use super::together::Together;
 use super::writer::{Writer, WriterError};
 use super::{Context, repeat};
 use crate::domain::lane::LaneNo;
@@ -24,6 +25,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// Claims and serves lanes until stopped, then gives them back.
 pub(crate) async fn run(context: Context) {
     let lanes: Mutex<HashMap<LaneNo, JoinHandle<()>>> = Mutex::default();
+    let together = Together::new(&context);
     let all = context.flash.lane_numbers().count();
     let sight = Mutex::new(Sight::default());
     repeat::<LedgerError, _>(&context, "owner", CLAIM_EVERY, async || {
@@ -49,7 +51,7 @@ pub(crate) async fn run(context: Context) {
         for row in rows.iter().filter(|row| row.owner == Some(context.gateway)) {
             lanes
                 .entry(row.lane)
-                .or_insert_with(|| tokio::spawn(serve(context.clone(), row.lane)));
+                .or_insert_with(|| tokio::spawn(serve(context.clone(), together.clone(), row.lane)));
         }
         Ok(false)
     })
@@ -58,6 +60,7 @@ pub(crate) async fn run(context: Context) {
         // A task that panicked serves no lane either.
         task.await.ok();
     }
+    together.close().await;
     if let Err(error) = context.ledger.release_lanes(context.gateway).await {
         tracing::warn!(%error, "lanes could not be given back; others take them over in seconds");
     }
@@ -96,10 +99,10 @@ impl Sight {
 }
 
 /// Serves one lane until it is another's, or stopped.
-async fn serve(context: Context, lane: LaneNo) {
+async fn serve(context: Context, together: Together, lane: LaneNo) {
     while !context.stop.is_cancelled() {
         let outcome = tokio::select! {
-            outcome = serve_epoch(&context, lane) => outcome,
+            outcome = serve_epoch(&context, &together, lane) => outcome,
             () = context.stop.cancelled() => return,
         };
         match outcome {
@@ -121,7 +124,7 @@ async fn serve(context: Context, lane: LaneNo) {
 }
 
 /// Serves a lane at its present epoch, until something about it changes.
-async fn serve_epoch(context: &Context, lane: LaneNo) -> Result<(), WriterError> {
+async fn serve_epoch(context: &Context, together: &Together, lane: LaneNo) -> Result<(), WriterError> {
     let Ok(epoch) = context.flash.open_epoch(lane, Duration::from_secs(1)).await else {
         return Ok(());
     };
@@ -133,7 +136,7 @@ async fn serve_epoch(context: &Context, lane: LaneNo) -> Result<(), WriterError>
         context.flash.suspect_lane(lane, epoch);
         return Ok(());
     }
-    let mut writer = Writer::new(context, lane, row.cursor);
+    let mut writer = Writer::new(context, together, lane, row.cursor);
     let mut granter = Granter::new(context, lane, row.cursor).await?;
     let ended = tokio::select! {
         ended = writer.run() => ended,

@@ -1,4 +1,4 @@
-//! What a lane, and all who wait, are told of the batches that became durable.
+//! What a lane, and through it who waits elsewhere, is told of the batches that became durable.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,7 +15,25 @@ const KEEP_FOR: Duration = Duration::from_secs(60);
 /// … but no more than so many.
 const KEEP_MAX: usize = 20_000;
 
-/// What is still to be told.
+/// What came of each call of a batch.
+pub(super) fn notice(context: &Context, entries: &[Entry], done: &Done) -> Notice {
+    let refused_of = |seq: Seq| {
+        let of_entry = done.refused.iter().filter(|refused| refused.seq == seq);
+        of_entry.map(|refused| (refused.index, refused.durability)).collect()
+    };
+    let call = |entry: &Entry| SettledCall {
+        seq: entry.seq,
+        nonce: entry.nonce,
+        refused: refused_of(entry.seq),
+    };
+    Notice {
+        from: context.gateway,
+        epoch: done.cursor.epoch,
+        calls: entries.iter().map(call).collect(),
+    }
+}
+
+/// What the lane is still to be told.
 #[derive(Debug)]
 pub(super) struct Telling<'a> {
     context: &'a Context,
@@ -40,22 +58,8 @@ impl<'a> Telling<'a> {
         }
     }
 
-    /// Notes a batch that is durable, up to this cursor.
-    pub(super) async fn note(&mut self, cursor: Cursor, entries: &[Entry], done: &Done) {
-        let refused_of = |seq: Seq| {
-            let of_entry = done.refused.iter().filter(|refused| refused.seq == seq);
-            of_entry.map(|refused| (refused.index, refused.durability)).collect()
-        };
-        let call = |entry: &Entry| SettledCall {
-            seq: entry.seq,
-            nonce: entry.nonce,
-            refused: refused_of(entry.seq),
-        };
-        let notice = Notice {
-            from: self.context.gateway,
-            epoch: cursor.epoch,
-            calls: entries.iter().map(call).collect(),
-        };
+    /// Notes a batch that is durable, up to this cursor, for the lane.
+    pub(super) async fn note(&mut self, cursor: Cursor, entries: &[Entry], done: &Done, notice: Notice) {
         for lane in &done.grants_for {
             self.context.flash.nudge_grants(*lane);
         }

@@ -1,28 +1,27 @@
 //! The batch writer: carries a lane's queue into the ledger, once each, in order.
 //!
 //! It reads what follows the cursor, checks that every entry names the one before it, and hands the batch to the ledger,
-//! which moves the cursor in the same transaction. Then it tells who waits. It clocks itself: the longer a transaction
-//! takes, the larger the next batch.
+//! which moves the cursor in the same transaction. Then it tells who waits. It clocks itself: what comes while a
+//! transaction goes on lies ready when it is over, and is the next batch.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Context;
+use super::ahead::Ahead;
 use super::survivors::tell_altered_slips;
-use super::telling::Telling;
+use super::telling::{Telling, notice};
+use super::together::Together;
 use crate::domain::entry::{Accepted, Body, Entry, RawEntry};
 use crate::domain::lane::{Cursor, LaneNo};
 use crate::domain::outcome::Durability;
 use crate::domain::reservation::{Cause, Status};
 use crate::domain::reservation_id::{Place, ReservationId};
-use crate::flash::{FlashError, QueueReader};
+use crate::flash::{FlashError, Notice};
 use crate::ledger::LedgerError;
 use crate::ledger::apply::{Applied, Batch, Done, Refused};
 use crate::metric;
 
-/// Entries a transaction; each holds up to 128 reservations.
-const ENTRIES_MAX: usize = 32;
-/// How long a read waits for the first entry.
-const BLOCK: Duration = Duration::from_millis(250);
 /// How often an idle writer asks whether the ledger stands where it left it.
 const COMPARE_EVERY: Duration = Duration::from_secs(1);
 /// How long the writer goes on asking a Postgres that does not answer before it starts over.
@@ -50,24 +49,40 @@ pub enum WriterError {
 
 /// The writer of one lane at one epoch.
 #[derive(Debug)]
-pub struct Writer<'a> {
-    context: &'a Context,
-    lane: LaneNo,
-    reader: QueueReader,
+pub(super) struct Writer<'a> {
+    own: Own<'a>,
+    queue: Ahead,
     cursor: Cursor,
     /// When the ledger was last asked where it stands.
     compared: Instant,
     telling: Telling<'a>,
 }
 
+/// A lane, and what it takes to write it.
+#[derive(Clone, Copy, Debug)]
+struct Own<'a> {
+    context: &'a Context,
+    together: &'a Together,
+    lane: LaneNo,
+}
+
+/// What was written, and what came of it.
+struct Carried {
+    entries: Arc<[Entry]>,
+    done: Done,
+    notice: Notice,
+}
+
 impl<'a> Writer<'a> {
     /// A writer that goes on from this cursor.
-    #[must_use]
-    pub fn new(context: &'a Context, lane: LaneNo, cursor: Cursor) -> Self {
+    pub(super) fn new(context: &'a Context, together: &'a Together, lane: LaneNo, cursor: Cursor) -> Self {
         Writer {
-            context,
-            lane,
-            reader: context.flash.queue_reader(lane),
+            own: Own {
+                context,
+                together,
+                lane,
+            },
+            queue: Ahead::new(context.flash.queue_reader(lane), cursor),
             cursor,
             compared: Instant::now(),
             telling: Telling::new(context, lane),
@@ -77,25 +92,61 @@ impl<'a> Writer<'a> {
     /// Writes until something is wrong.
     ///
     /// # Errors
-    /// Always: what was wrong.
-    pub async fn run(&mut self) -> Result<(), WriterError> {
+    /// Always: what was wrong. `Fork` starts a recovery; the others are tried again by starting over from the ledger's
+    /// cursor.
+    pub(super) async fn run(&mut self) -> Result<(), WriterError> {
         loop {
-            if self.run_once(BLOCK).await? == 0 {
-                self.check_lane().await?;
+            let carrying = self.own.carry_next(self.cursor, &mut self.queue);
+            // The lane is told of the last batch while the next one is written.
+            let (carried, ()) = tokio::join!(carrying, self.telling.tell(self.cursor));
+            match carried? {
+                Some(Carried { entries, done, notice }) => {
+                    self.cursor = done.cursor;
+                    self.telling.note(self.cursor, &entries, &done, notice).await;
+                }
+                None => {
+                    self.telling.tell_missed(self.cursor).await?;
+                    self.check_lane().await?;
+                }
             }
         }
     }
 
-    /// Tells the lane and all waiters what the last batch made durable, and carries the next one; waits up to `block` for
-    /// something to carry. Returns the number of entries.
-    ///
-    /// # Errors
-    /// `Fork` starts a recovery; the others are tried again by starting over from the ledger's cursor.
-    pub async fn run_once(&mut self, block: Duration) -> Result<usize, WriterError> {
-        let reading = self.reader.read(self.cursor.epoch, self.cursor.seq, ENTRIES_MAX, block);
-        // What the lane is told of the last batch and what it tells of the next one take their round trips together.
-        let ((), raw) = tokio::join!(self.telling.tell(self.cursor), reading);
-        let raw = match raw {
+    /// Gives the connection back.
+    pub(super) async fn close(self) {
+        self.queue.close().await;
+    }
+
+    /// An idle lane must stand exactly at its cursor or after it; and so must, now and then, the ledger: one that fell
+    /// back lacks entries that nothing else would carry to it again before the next one comes.
+    async fn check_lane(&mut self) -> Result<(), WriterError> {
+        let meta = self.own.context.flash.lane_meta(self.own.lane).await?;
+        match meta {
+            Some(meta) if meta.open && meta.epoch == self.cursor.epoch => {
+                let behind = meta.seq < self.cursor.seq;
+                let other = meta.seq == self.cursor.seq && meta.nonce != self.cursor.nonce;
+                if behind || other {
+                    let what = format!("the lane is at {}, the ledger at {}", meta.seq, self.cursor.seq);
+                    return Err(self.own.fork(self.cursor, what).await);
+                }
+            }
+            _ => return Err(self.own.fork(self.cursor, "the lane is closed or gone".into()).await),
+        }
+        if self.compared.elapsed() >= COMPARE_EVERY {
+            if !self.own.is_current(self.cursor).await? {
+                return Err(WriterError::NotOwner);
+            }
+            self.compared = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+impl Own<'_> {
+    /// Writes what follows this cursor, while the queue is read further, and tells who waits here; `None`: nothing follows
+    /// for now.
+    async fn carry_next(self, from: Cursor, queue: &mut Ahead) -> Result<Option<Carried>, WriterError> {
+        let raw = match queue.next().await {
             Ok(raw) => raw,
             Err(error) => {
                 // Redis is away: whoever asks the lane next learns it too; here there is only waiting.
@@ -105,97 +156,54 @@ impl<'a> Writer<'a> {
         };
         if raw.is_empty() {
             self.gauge(None);
-            self.telling.tell_missed(self.cursor).await?;
-            return Ok(0);
+            return Ok(None);
         }
-        let entries = match self.decode(&raw) {
-            Ok(entries) => entries,
-            Err(what) => return Err(self.fork(what).await),
+        let entries: Arc<[Entry]> = match decode(from, &raw) {
+            Ok(entries) => entries.into(),
+            Err(what) => return Err(self.fork(from, what).await),
         };
         self.gauge(entries.first());
         let started = Instant::now();
-        let done = self.apply(&entries).await?;
+        let done = tokio::select! {
+            done = self.apply(from, &entries) => done?,
+            never = queue.gather() => match never {},
+        };
+        let notice = notice(self.context, &entries, &done);
+        self.context.flash.tell_durable(self.lane, done.cursor, &notice);
         metrics::histogram!(metric::WRITER_FLUSH_SECONDS).record(started.elapsed());
-        self.cursor = done.cursor;
         self.record(&entries, &done);
-        self.telling.note(self.cursor, &entries, &done).await;
-        Ok(entries.len())
-    }
-
-    /// Gives the connection back.
-    pub async fn close(self) {
-        self.reader.close().await;
-    }
-
-    /// Decodes entries that continue the cursor, one after the other.
-    /// Else, what is wrong.
-    fn decode(&self, raw: &[RawEntry]) -> Result<Vec<Entry>, String> {
-        let (mut seq, mut nonce) = (self.cursor.seq, self.cursor.nonce);
-        let mut entries = Vec::with_capacity(raw.len());
-        for raw in raw {
-            let entry = Entry::decode(raw).map_err(|e| format!("entry {}-{}: {e}", raw.id.0, raw.id.1))?;
-            if entry.epoch != self.cursor.epoch || entry.seq != seq + 1 || entry.prev != nonce {
-                return Err(format!(
-                    "entry {:?} does not follow {}-{seq}",
-                    raw.id, self.cursor.epoch
-                ));
-            }
-            (seq, nonce) = (entry.seq, entry.nonce);
-            entries.push(entry);
-        }
-        Ok(entries)
+        Ok(Some(Carried { entries, done, notice }))
     }
 
     /// What the queue holds does not follow our cursor. Where the ledger stands at that very cursor, the lane has to be
     /// recovered; where it does not, another one writes, or the ledger fell back, and we start over from there.
-    async fn fork(&self, what: String) -> WriterError {
-        match self.is_current().await {
-            Ok(true) => self.context.flash.fork_lane(self.lane, self.cursor.epoch),
-            Ok(false) => self.context.flash.suspect_lane(self.lane, self.cursor.epoch),
+    async fn fork(self, cursor: Cursor, what: String) -> WriterError {
+        match self.is_current(cursor).await {
+            Ok(true) => self.context.flash.fork_lane(self.lane, cursor.epoch),
+            Ok(false) => self.context.flash.suspect_lane(self.lane, cursor.epoch),
             Err(error) => return error.into(),
         }
         WriterError::Fork(what)
     }
 
-    /// Whether the ledger stands at our cursor, and we are the one to move it.
-    async fn is_current(&self) -> Result<bool, LedgerError> {
+    /// Whether the ledger stands at this cursor, and we are the one to move it.
+    async fn is_current(self, cursor: Cursor) -> Result<bool, LedgerError> {
         let row = self.context.ledger.lane(self.lane).await?;
-        Ok(row.owner == Some(self.context.gateway) && row.cursor == self.cursor)
-    }
-
-    /// An idle lane must stand exactly at its cursor or after it; and so must, now and then, the ledger: one that fell
-    /// back lacks entries that nothing else would carry to it again before the next one comes.
-    async fn check_lane(&mut self) -> Result<(), WriterError> {
-        let meta = self.context.flash.lane_meta(self.lane).await?;
-        match meta {
-            Some(meta) if meta.open && meta.epoch == self.cursor.epoch => {
-                let behind = meta.seq < self.cursor.seq;
-                let other = meta.seq == self.cursor.seq && meta.nonce != self.cursor.nonce;
-                if behind || other {
-                    let what = format!("the lane is at {}, the ledger at {}", meta.seq, self.cursor.seq);
-                    return Err(self.fork(what).await);
-                }
-            }
-            _ => return Err(self.fork("the lane is closed or gone".into()).await),
-        }
-        if self.compared.elapsed() >= COMPARE_EVERY {
-            if !self.is_current().await? {
-                return Err(WriterError::NotOwner);
-            }
-            self.compared = Instant::now();
-        }
-        Ok(())
+        Ok(row.owner == Some(self.context.gateway) && row.cursor == cursor)
     }
 
     /// Applies a batch, going on through short failures of Postgres. An answer that was lost is no question: the cursor
     /// says whether the batch is durable.
-    async fn apply(&self, entries: &[Entry]) -> Result<Done, WriterError> {
+    async fn apply(self, from: Cursor, entries: &Arc<[Entry]>) -> Result<Done, WriterError> {
+        if let Some(done) = self.together.carry(self.lane, from, entries).await {
+            return Ok(done);
+        }
         let started = Instant::now();
         loop {
             let batch = Batch {
                 lane: self.lane,
                 owner: self.context.gateway,
-                from: self.cursor,
+                from,
                 entries,
                 id_key: self.context.flash.id_key(),
             };
@@ -204,7 +212,7 @@ impl<'a> Writer<'a> {
                 Ok(Applied::NotOwner) => return self.already_durable(entries).await,
                 Ok(Applied::GrantsAhead { ledger, lane }) => {
                     let what = format!("the lane has grants up to {lane}, the ledger up to {ledger}");
-                    return Err(self.fork(what).await);
+                    return Err(self.fork(from, what).await);
                 }
                 Ok(Applied::Poisoned { bad }) => {
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -220,7 +228,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Where the compare-and-set failed because an earlier attempt of ours had gone through, what came of it.
-    async fn already_durable(&self, entries: &[Entry]) -> Result<Done, WriterError> {
+    async fn already_durable(self, entries: &[Entry]) -> Result<Done, WriterError> {
         let row = self.context.ledger.lane(self.lane).await?;
         let last = entries.last().map(|entry| (entry.epoch, entry.seq, entry.nonce));
         if row.owner != Some(self.context.gateway) || last != Some((row.cursor.epoch, row.cursor.seq, row.cursor.nonce))
@@ -311,4 +319,20 @@ impl<'a> Writer<'a> {
         let lag = Duration::from_millis(u64::try_from(lag).unwrap_or(0));
         metrics::gauge!(metric::QUEUE_LAG_SECONDS, "lane" => self.lane.to_string()).set(lag.as_secs_f64());
     }
+}
+
+/// Decodes entries that continue the cursor, one after the other.
+/// Else, what is wrong.
+fn decode(from: Cursor, raw: &[RawEntry]) -> Result<Vec<Entry>, String> {
+    let (mut seq, mut nonce) = (from.seq, from.nonce);
+    let mut entries = Vec::with_capacity(raw.len());
+    for raw in raw {
+        let entry = Entry::decode(raw).map_err(|e| format!("entry {}-{}: {e}", raw.id.0, raw.id.1))?;
+        if entry.epoch != from.epoch || entry.seq != seq + 1 || entry.prev != nonce {
+            return Err(format!("entry {:?} does not follow {}-{seq}", raw.id, from.epoch));
+        }
+        (seq, nonce) = (entry.seq, entry.nonce);
+        entries.push(entry);
+    }
+    Ok(entries)
 }

@@ -120,10 +120,7 @@ async fn a_lost_answer_can_be_waited_for_until_it_is_durable() {
         nonce,
         total,
     };
-    flash
-        .settle(LANE, cursor, None, &Notice { from, epoch, calls }, &[].into())
-        .await
-        .expect("Redis answers");
+    flash.tell_durable(LANE, cursor, &Notice { from, epoch, calls });
     let watch = outcome.watch.expect("it was asked for");
     assert_eq!(watch.wait(PATIENT).await, Some(Durability::Durable));
 }

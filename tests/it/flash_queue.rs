@@ -66,6 +66,7 @@ async fn tell(flash: &Flash, rig: &Rig, entry: &Entry, keep: Option<(u32, u64)>,
         epoch,
         calls: vec![SettledCall { seq, nonce, refused }],
     };
+    flash.tell_durable(LANE, cursor, &notice);
     flash
         .settle(LANE, cursor, keep, &notice, &[].into())
         .await

@@ -3,11 +3,14 @@
 use std::time::{Duration, Instant};
 
 use flashgate::ledger::{Ledger, Settings};
+use futures::future::join_all;
+use serde_json::json;
 use sqlx::{Postgres, Transaction};
 use tokio::time::sleep;
 
+use crate::story_operations::metrics;
 use crate::support::door::{Buy, Door, until};
-use crate::support::gateway::{Whole, migrate};
+use crate::support::gateway::{Child, Whole, migrate};
 use crate::support::servers::shared;
 
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -115,4 +118,60 @@ async fn who_is_at_work_is_named_and_left_alone() {
     committed.expect(200);
     assert_eq!(ledger.holders().await.expect("Postgres answers"), []);
     whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_somebody_keeps_holds_up_no_other_of_its_sale() {
+    let (redis_url, url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&url).await;
+    let child = Child::over(&redis_url, &url).await;
+    child.sell("s", 200, json!({"buckets": 4, "perUserLimit": 2})).await;
+    let buy = |round: &str, user: usize| {
+        Buy::of(&format!("{round}{user}"))
+            .user(&format!("u{user}"))
+            .prefer("wait=30")
+    };
+    let reserve = async |round: &str, user| child.reserve(&buy(round, user)).await.expect(201);
+    join_all((0..40).map(|user| reserve("a", user))).await;
+    let written = async || {
+        let page = metrics(&child).await;
+        let of = |name: &str| {
+            page.iter()
+                .find(|(sample, _)| sample == name)
+                .map_or(0.0, |(_, value)| *value)
+        };
+        of("flashgate_writer_flush_lanes_sum")
+    };
+    let before = written().await;
+    assert!(before > 0.0, "some were written together");
+    let homes: Vec<(String, i16)> = sqlx::query_as("SELECT user_id, lane FROM inventory_reservation")
+        .fetch_all(&child.pool)
+        .await
+        .expect("reads");
+    let kept = homes.iter().map(|(_, lane)| *lane).min().expect("some");
+    let is_kept = |user: &usize| homes.contains(&(format!("u{user}"), kept));
+    let (held_up, others): (Vec<usize>, Vec<usize>) = (0..40).partition(is_kept);
+    assert!(!held_up.is_empty() && !others.is_empty(), "{homes:?}");
+
+    let mut keeper = child.pool.begin().await.expect("begins");
+    sqlx::query("SELECT FROM lane WHERE lane = $1 FOR UPDATE")
+        .bind(kept)
+        .execute(&mut *keeper)
+        .await
+        .expect("locks");
+    let held_up = join_all(held_up.into_iter().map(|user| reserve("b", user)));
+    let others = async {
+        join_all(others.into_iter().map(|user| reserve("b", user))).await;
+        keeper.rollback().await.expect("it was kept until now");
+    };
+    tokio::join!(held_up, others);
+    assert_eq!(
+        sqlx::query_scalar("SELECT count(*) FROM inventory_reservation")
+            .fetch_one(&child.pool)
+            .await
+            .ok(),
+        Some(80_i64)
+    );
+    child.settled().await;
+    child.stop().await;
 }
