@@ -24,6 +24,7 @@ load: servers ## Load-test a fresh gateway, then verify its ledger
 	scripts/load.sh $(ARGS)
 
 drill: servers ## Break everything in turn, under load, for MINUTES (60), and judge what clients saw
+	@scripts/need-faketime.sh
 	cargo run --release -- drill --minutes $(or $(MINUTES),60) --log-filter error $(ARGS)
 
 bench: servers ## Measure beside other ways to do it: ROUNDS=5 SECONDS=5, ARGS=--quick

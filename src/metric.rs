@@ -131,9 +131,9 @@ metrics_table! {
     WRITER_FLUSH_ROWS = "flashgate_writer_flush_rows", Kind::Histogram(SIZE), Count,
         "Reservations of a lane that one writer transaction made durable.";
     WRITER_FLUSH_LANES = "flashgate_writer_flush_lanes", Kind::Histogram(SIZE), Count,
-        "Lanes that one writer transaction made durable together; 0: those that were tried were not plain.";
+        "Lanes that one statement made durable together; 0: it wrote nothing, and each lane went alone.";
     WRITER_FLUSH_SECONDS = "flashgate_writer_flush_seconds", Kind::Histogram(LONG), Seconds,
-        "Time of one writer transaction.";
+        "Time until a lane's batch is durable, from when its writer has read it.";
     ENDING_BATCH_SIZE = "flashgate_ending_batch_size", Kind::Histogram(SIZE), Count,
         "Endings that one transaction took, by `call`.";
     REDIS_CALL_SECONDS = "flashgate_redis_call_seconds", Kind::Histogram(LATENCY), Seconds,

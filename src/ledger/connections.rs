@@ -239,12 +239,22 @@ impl Connection {
         self.of.lay_aside(connection, self.left_pool);
     }
 
+    /// From now on it is closed when it is dropped, for its answer may never come; until it is [trusted](Self::trust).
+    pub(in crate::ledger) fn doubt(&mut self) {
+        self.in_doubt = true;
+    }
+
+    /// It has answered.
+    pub(in crate::ledger) fn trust(&mut self) {
+        self.in_doubt = false;
+    }
+
     /// A transaction over it.
     ///
     /// # Errors
     /// Postgres refused.
     pub(in crate::ledger) async fn begin(&mut self) -> Result<sqlx::Transaction<'_, Postgres>, Error> {
-        self.in_doubt = true;
+        self.doubt();
         let Connection { inner, in_doubt, .. } = self;
         let tx = inner.as_mut().expect(THERE).begin().await?;
         *in_doubt = false;

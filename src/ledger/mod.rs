@@ -36,7 +36,6 @@ pub mod lane;
 mod newer_sale;
 pub mod once;
 mod partition;
-mod pause;
 pub mod places;
 pub mod post;
 pub mod quarantine;
@@ -76,7 +75,6 @@ pub use extend::{ExtendAnswer, ExtendAsk, HOLD_MAX_MS, PAYMENT_STARTED};
 pub use key_lookup::KeyFound;
 pub use newer_sale::CallBack;
 pub use partition::Upkeep;
-pub use pause::Pause;
 pub use rescue::{LaneRescue, Scattered};
 pub use snapshot::BuyerPage;
 pub use stall::Beat;
@@ -144,7 +142,7 @@ pub struct Ledger {
     /// Where the expiry goes on.
     due: Arc<DueWalk>,
     /// When batches are taken at once.
-    at_once: Arc<Pause>,
+    at_once: Arc<take::Pause>,
 }
 
 impl Ledger {

@@ -1,4 +1,4 @@
-//! A lane's queue, read ahead: what comes while a batch is written lies ready when it is.
+//! A lane's queue, read ahead: what comes while lanes are written together lies ready when they are.
 
 use std::convert::Infallible;
 use std::fmt;

@@ -1,6 +1,6 @@
 //! What runs without a request: everything that carries something between the live stock and the ledger.
 //!
-//! Each worker has a `run_once` that does one batch and reports what it did; the loop around it only sleeps, backs off
+//! Most workers have a `run_once` that does one batch and reports what it did; the loop around it only sleeps, backs off
 //! and stops. None trusts the nudge that woke it: it looks at the state.
 
 mod ahead;

@@ -38,6 +38,7 @@ pub(crate) async fn run(context: Context) {
             MayOwn::NoMore => {
                 tracing::warn!("no lane could be used for a while: all are left to others");
                 context.ledger.release_lanes(context.gateway).await?;
+                sight.lock().unwrap_or_else(PoisonError::into_inner).gave_up = true;
                 return Ok(false);
             }
             MayOwn::No => return Ok(false),
@@ -60,10 +61,10 @@ pub(crate) async fn run(context: Context) {
         // A task that panicked serves no lane either.
         task.await.ok();
     }
-    together.close().await;
     if let Err(error) = context.ledger.release_lanes(context.gateway).await {
         tracing::warn!(%error, "lanes could not be given back; others take them over in seconds");
     }
+    together.close().await;
 }
 
 /// Whether this process sees any lane that it could serve.
@@ -91,7 +92,7 @@ impl Sight {
         if now - since < BLIND_MAX {
             return MayOwn::Yes;
         }
-        match std::mem::replace(&mut self.gave_up, true) {
+        match self.gave_up {
             false => MayOwn::NoMore,
             true => MayOwn::No,
         }
@@ -142,6 +143,6 @@ async fn serve_epoch(context: &Context, together: &Together, lane: LaneNo) -> Re
         ended = writer.run() => ended,
         ended = granter.run() => ended,
     };
-    writer.close().await;
+    writer.close();
     ended
 }

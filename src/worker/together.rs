@@ -1,29 +1,38 @@
-//! Lanes that sell the same, written together: while one statement is in flight for a sale, the batches of its other lanes
-//! gather, and go with the next.
+//! Lanes written together: while one statement is in flight, the batches of other lanes gather, and go with the next.
 //!
-//! A sale's balance is one row, and whoever has updated it keeps it until the commit is on disk: sixteen lanes with a few
-//! rows each wait sixteen times for one another. So plain batches of one sale are made durable at once
-//! ([`apply_at_once`](crate::ledger::Ledger::apply_at_once)), like those of the ledger engine. Whatever that can't do, a
-//! lane's writer does alone.
+//! A transaction costs as much as some twenty rows, and whoever has updated a balance keeps it until the commit is on disk:
+//! sixteen lanes with a few rows each pay, and wait, sixteen times. So plain batches are made durable at once
+//! ([`apply_at_once`](crate::ledger::Ledger::apply_at_once)), one statement after the other. Whatever that can't do, a
+//! lane's writer does alone, and so does one with many rows: there lanes write side by side.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use super::Context;
+use super::telling::notice;
 use crate::domain::entry::{Body, Entry};
 use crate::domain::lane::{Cursor, LaneNo};
-use crate::ledger::apply::{Batch, Done, SaleIdentity, only_sale};
-use crate::ledger::{LedgerError, Pause};
+use crate::ledger::LedgerError;
+use crate::ledger::apply::{Batch, Done, SaleIdentities, plain_sales};
 use crate::metric;
 
-/// Sales whose lanes are written at the same instant; others wait some ms for their turn.
-const CONNECTIONS_MAX: u32 = 4;
-/// Most reservations a statement, and of a lane: larger batches are as cheap alone, and lanes write them side by side.
+/// To a Postgres process that always does the same a statement costs a tenth less than to two that take turns.
+const CONNECTIONS_MAX: u32 = 1;
+/// Most reservations a statement …
 const ROWS_MAX: usize = 256;
-/// Most sales that are remembered while nothing of them is written.
-const SALES_MAX: usize = 4_096;
+/// … and of a lane that would have to wait for it.
+const SHARE_MAX: usize = 128;
+/// How long a statement is waited for.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Most sales that are remembered.
+const SALES_MAX: usize = 16_384;
+/// How long nothing is tried after one statement that wrote nothing …
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+/// … and after ever more of them in a row: one may have waited for a lock that somebody keeps.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A lane's batch, and where its answer goes.
 #[derive(Debug)]
@@ -35,26 +44,25 @@ struct Asked {
 }
 
 #[derive(Debug, Default)]
-struct Sale {
-    /// What is known of it, once it was asked for.
-    identity: Option<SaleIdentity>,
+struct State {
     waiting: Vec<Asked>,
     /// Somebody writes, and will go on until nothing waits.
     busy: bool,
-    pause: Pause,
+    /// What is known of sales.
+    sales: SaleIdentities,
+    pause: Duration,
+    paused_until: Option<Instant>,
 }
-
-type Sales = HashMap<i32, Sale>;
 
 /// What lanes write together. Clones share it.
 #[derive(Clone, Debug)]
 pub(super) struct Together {
     context: Context,
-    sales: Arc<Mutex<Sales>>,
+    state: Arc<Mutex<State>>,
 }
 
 impl Together {
-    /// Nothing yet, over connections of its own on which nobody waits long for a lock.
+    /// Nothing yet, over a connection of its own on which nobody waits long for a lock.
     pub(super) fn new(context: &Context) -> Self {
         let context = Context {
             ledger: context.ledger.apart_in_haste(CONNECTIONS_MAX),
@@ -62,14 +70,14 @@ impl Together {
         };
         Together {
             context,
-            sales: Arc::default(),
+            state: Arc::default(),
         }
     }
 
-    /// Makes a lane's batch durable with what others of the sale's lanes have. `None`: that could not be done, or its
-    /// answer was lost; the cursor says.
+    /// Makes a lane's batch durable with what other lanes have. `None`: that could not be done, or its answer was lost;
+    /// the cursor says.
     pub(super) async fn carry(&self, lane: LaneNo, from: Cursor, entries: &Arc<[Entry]>) -> Option<Done> {
-        let sale_no = only_sale(entries).filter(|_| rows(entries) <= ROWS_MAX)?;
+        plain_sales(entries)?;
         let (reply, answer) = oneshot::channel();
         let entries = Arc::clone(entries);
         let asked = Asked {
@@ -78,81 +86,92 @@ impl Together {
             entries,
             reply,
         };
-        if self.ask(sale_no, asked)? {
-            tokio::spawn(self.clone().serve(sale_no));
+        if self.ask(asked)? {
+            tokio::spawn(self.clone().serve());
         }
         answer.await.ok().flatten()
     }
 
-    /// Gives back the connections.
+    /// Gives back the connection.
     pub(super) async fn close(&self) {
         self.context.ledger.close().await;
     }
 
-    /// Whether somebody has to begin writing; `None`: not now.
-    fn ask(&self, sale_no: i32, asked: Asked) -> Option<bool> {
-        let mut sales = self.lock();
-        if sales.len() >= SALES_MAX {
-            sales.retain(|_, sale| sale.busy);
-        }
-        let sale = sales.entry(sale_no).or_default();
-        if !sale.pause.is_over() {
+    /// Whether somebody has to begin writing; `None`: not now, or not with others.
+    fn ask(&self, asked: Asked) -> Option<bool> {
+        let mut state = self.lock();
+        let rows_max = if state.busy { SHARE_MAX } else { ROWS_MAX };
+        if rows(&asked.entries) > rows_max || state.paused_until.is_some_and(|until| Instant::now() < until) {
             return None;
         }
-        sale.waiting.push(asked);
-        Some(!std::mem::replace(&mut sale.busy, true))
+        state.waiting.push(asked);
+        Some(!std::mem::replace(&mut state.busy, true))
     }
 
     /// Writes what waits until nothing does.
-    async fn serve(self, sale_no: i32) {
+    async fn serve(self) {
         let mut serving = Serving {
             together: &self,
-            sale_no,
             is_over: false,
         };
-        while let Some(asked) = self.next(sale_no) {
-            let done = self.write(sale_no, &asked).await.unwrap_or_else(|error| {
-                tracing::warn!(sale_no, lanes = asked.len(), %error, "lanes could not be written together");
-                None
-            });
+        while let Some(asked) = self.next() {
+            let done = match tokio::time::timeout(ANSWER_WITHIN, self.write(&asked)).await {
+                Ok(Ok(done)) => done,
+                Ok(Err(error)) => {
+                    tracing::warn!(lanes = asked.len(), %error, "lanes could not be written together");
+                    None
+                }
+                Err(_) => {
+                    tracing::warn!(
+                        lanes = asked.len(),
+                        "lanes were to be written together, and no answer came"
+                    );
+                    None
+                }
+            };
             let written = done.as_ref().map_or(0, Vec::len);
             metrics::histogram!(metric::WRITER_FLUSH_LANES).record(u32::try_from(written).unwrap_or(u32::MAX));
-            self.note(sale_no, written > 0);
+            self.note(written > 0);
             let mut done = done.into_iter().flatten();
-            for asked in asked {
-                // Whoever has gone away reads the cursor when it comes back.
-                asked.reply.send(done.next()).ok();
+            for Asked {
+                lane, entries, reply, ..
+            } in asked
+            {
+                if let Err(Some(done)) = reply.send(done.next()) {
+                    tokio::spawn(self.clone().tell(lane, entries, done));
+                }
             }
         }
         serving.is_over = true;
     }
 
+    /// The lane's writer has gone away meanwhile: what became durable is told all the same.
+    async fn tell(self, lane: LaneNo, entries: Arc<[Entry]>, done: Done) {
+        let notice = notice(&self.context, &entries, &done);
+        let flash = &self.context.flash;
+        flash.tell_durable(lane, done.cursor, &notice);
+        if let Err(error) = flash.settle(lane, done.cursor, None, &notice, &BTreeMap::new()).await {
+            tracing::debug!(%lane, %error, "the lane was not told what is durable");
+        }
+    }
+
     /// What goes with the next statement; `None`: nothing waits, and whoever asks next has to begin.
-    fn next(&self, sale_no: i32) -> Option<Vec<Asked>> {
-        let mut sales = self.lock();
-        let sale = sales.get_mut(&sale_no)?;
-        sale.waiting.retain(|asked| !asked.reply.is_closed());
+    fn next(&self) -> Option<Vec<Asked>> {
+        let mut state = self.lock();
+        state.waiting.retain(|asked| !asked.reply.is_closed());
         let mut room = ROWS_MAX;
         let fits = |asked: &&Asked| {
             let rest = room.checked_sub(rows(&asked.entries));
             room = rest.unwrap_or(0);
             rest.is_some()
         };
-        let count = sale.waiting.iter().take_while(fits).count();
-        sale.busy = count > 0;
-        sale.busy.then(|| sale.waiting.drain(..count).collect())
+        let count = state.waiting.iter().take_while(fits).count();
+        state.busy = count > 0;
+        state.busy.then(|| state.waiting.drain(..count).collect())
     }
 
-    async fn write(&self, sale_no: i32, asked: &[Asked]) -> Result<Option<Vec<Done>>, LedgerError> {
-        let ledger = &self.context.ledger;
-        let known = self.lock().get(&sale_no).and_then(|sale| sale.identity.clone());
-        let identity = match known {
-            Some(identity) => identity,
-            None => match ledger.sale_identity(sale_no).await? {
-                Some(identity) => identity,
-                None => return Ok(None),
-            },
-        };
+    async fn write(&self, asked: &[Asked]) -> Result<Option<Vec<Done>>, LedgerError> {
+        let sales = self.sales(asked).await?;
         let mut batches = Vec::with_capacity(asked.len());
         for asked in asked {
             batches.push(Batch {
@@ -163,36 +182,63 @@ impl Together {
                 id_key: self.context.flash.id_key(),
             });
         }
-        let done = ledger.apply_at_once(sale_no, &identity, &batches).await?;
-        if let Some(sale) = self.lock().get_mut(&sale_no) {
-            // A ledger that fell back may have given the number to another sale.
-            sale.identity = done.is_some().then_some(identity);
-        }
-        Ok(done)
+        self.context.ledger.apply_at_once(&sales, &batches).await
     }
 
-    fn note(&self, sale_no: i32, was_plain: bool) {
-        if let Some(sale) = self.lock().get(&sale_no) {
-            sale.pause.tried(was_plain);
+    /// The sales of these batches, as far as the ledger has them.
+    async fn sales(&self, asked: &[Asked]) -> Result<SaleIdentities, LedgerError> {
+        let named = asked.iter().filter_map(|asked| plain_sales(&asked.entries)).flatten();
+        let (mut sales, mut unknown) = (SaleIdentities::new(), Vec::new());
+        {
+            let state = self.lock();
+            for sale_no in named {
+                match state.sales.get(&sale_no) {
+                    Some(sale) => drop(sales.insert(sale_no, sale.clone())),
+                    None => unknown.push(sale_no),
+                }
+            }
         }
+        if !unknown.is_empty() {
+            let read = self.context.ledger.sale_identities(&unknown).await?;
+            let mut state = self.lock();
+            if state.sales.len() + read.len() > SALES_MAX {
+                state.sales.clear();
+            }
+            state.sales.extend(read.clone());
+            sales.extend(read);
+        }
+        Ok(sales)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sales> {
-        self.sales.lock().unwrap_or_else(PoisonError::into_inner)
+    fn note(&self, was_plain: bool) {
+        let mut state = self.lock();
+        if was_plain {
+            state.pause = Duration::ZERO;
+            return;
+        }
+        // A ledger that fell back may have given their numbers to other sales.
+        state.sales.clear();
+        state.pause = (state.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        state.paused_until = Some(Instant::now() + state.pause);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Somebody writes a sale's batches. Where that ends midway, nobody waits for it.
+/// Somebody writes. Where that ends midway, nobody waits for it.
 struct Serving<'a> {
     together: &'a Together,
-    sale_no: i32,
     is_over: bool,
 }
 
 impl Drop for Serving<'_> {
     fn drop(&mut self) {
         if !self.is_over {
-            self.together.lock().remove(&self.sale_no);
+            let mut state = self.together.lock();
+            state.busy = false;
+            state.waiting.clear();
         }
     }
 }

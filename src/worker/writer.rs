@@ -112,9 +112,9 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Gives the connection back.
-    pub(super) async fn close(self) {
-        self.queue.close().await;
+    /// Gives the connection back, once the read that is under way has ended.
+    pub(super) fn close(self) {
+        tokio::spawn(self.queue.close());
     }
 
     /// An idle lane must stand exactly at its cursor or after it; and so must, now and then, the ledger: one that fell
@@ -143,8 +143,8 @@ impl<'a> Writer<'a> {
 }
 
 impl Own<'_> {
-    /// Writes what follows this cursor, while the queue is read further, and tells who waits here; `None`: nothing follows
-    /// for now.
+    /// Writes what follows this cursor, with other lanes where that can be, while the queue is read further, else alone;
+    /// and tells who waits here. `None`: nothing follows for now.
     async fn carry_next(self, from: Cursor, queue: &mut Ahead) -> Result<Option<Carried>, WriterError> {
         let raw = match queue.next().await {
             Ok(raw) => raw,
@@ -164,9 +164,13 @@ impl Own<'_> {
         };
         self.gauge(entries.first());
         let started = Instant::now();
-        let done = tokio::select! {
-            done = self.apply(from, &entries) => done?,
+        let together = tokio::select! {
+            done = self.together.carry(self.lane, from, &entries) => done,
             never = queue.gather() => match never {},
+        };
+        let done = match together {
+            Some(done) => done,
+            None => self.apply(from, &entries).await?,
         };
         let notice = notice(self.context, &entries, &done);
         self.context.flash.tell_durable(self.lane, done.cursor, &notice);
@@ -192,12 +196,9 @@ impl Own<'_> {
         Ok(row.owner == Some(self.context.gateway) && row.cursor == cursor)
     }
 
-    /// Applies a batch, going on through short failures of Postgres. An answer that was lost is no question: the cursor
+    /// Applies a batch alone, going on through short failures of Postgres. An answer that was lost is no question: the cursor
     /// says whether the batch is durable.
-    async fn apply(self, from: Cursor, entries: &Arc<[Entry]>) -> Result<Done, WriterError> {
-        if let Some(done) = self.together.carry(self.lane, from, entries).await {
-            return Ok(done);
-        }
+    async fn apply(self, from: Cursor, entries: &[Entry]) -> Result<Done, WriterError> {
         let started = Instant::now();
         loop {
             let batch = Batch {

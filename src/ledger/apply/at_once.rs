@@ -1,13 +1,14 @@
 //! Plain batches of several lanes, in one statement that is a transaction of its own.
 //!
-//! Lanes that write what one sale sold wait for one another anyway, at its balance, each until the commit of the one
-//! before. Nearly every batch of theirs is plain: new keys, nobody beyond a limit, counters as Redis has them. The
-//! statement looks whether all of that is so by what is committed, and writes everything, or nothing. What is not plain
-//! (grants, a replay, drift, poison, several sales, whose balances have to be locked in their order) is left to
-//! the transaction that decides each reservation by itself. What changes between the look and the writing is found by the
-//! compare-and-set of cursors and books and by constraints, and undoes the statement.
+//! Nearly every batch of a lane is plain: reservations alone, new keys, nobody beyond a limit, counters as Redis has them.
+//! The statement looks whether all of that is so by what is committed, and writes everything, or nothing. What is not plain
+//! (grants, a replay, drift, poison) is left to the transaction that decides each reservation by itself. What changes
+//! between the look and the writing is found by the compare-and-set of cursors and books and by constraints, and undoes
+//! the statement. What users hold needs no second look: reservations of a buyer lie in one lane, and whatever makes some
+//! moves its cursor. Balances are updated in the order in which others lock them; should that ever not be so, one of two
+//! that meet gives way, and goes the other way.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -33,135 +34,150 @@ pub struct SaleIdentity {
     created_at: DateTime<Utc>,
 }
 
-/// The sale of which these entries are reservations and nothing else, where there is one.
+/// Sales by number.
+pub type SaleIdentities = BTreeMap<i32, SaleIdentity>;
+
+/// The sales of which these entries are reservations; `None`: they are more than that.
 #[must_use]
-pub fn only_sale(entries: &[Entry]) -> Option<i32> {
-    let mut sales = entries.iter().map(|entry| match (&entry.body, &entry.touched[..]) {
-        (Body::Reserve(_), [touched]) => Some(touched.sale_no),
-        _ => None,
-    });
-    let first = sales.next()??;
-    sales.all(|sale_no| sale_no == Some(first)).then_some(first)
+pub fn plain_sales(entries: &[Entry]) -> Option<BTreeSet<i32>> {
+    let is_plain = |entry: &Entry| matches!(entry.body, Body::Reserve(_));
+    let touched = entries.iter().flat_map(|entry| &entry.touched);
+    let sales = || touched.map(|touched| touched.sale_no).collect();
+    entries.iter().all(is_plain).then(sales)
+}
+
+/// A sale's units in a lane.
+struct Taken {
+    /// What Redis had free before the batch.
+    free: i64,
+    /// What it has given since.
+    units: i64,
 }
 
 /// A lane's batch, as far as it tells by itself whether it is plain.
 struct Plain<'a> {
     batch: Batch<'a>,
     asks: Vec<Ask<'a>>,
-    /// What Redis had free before.
-    free: i64,
-    /// What it has given since.
-    units: i64,
+    taken: BTreeMap<i32, Taken>,
 }
 
 impl<'a> Plain<'a> {
-    fn of(batch: Batch<'a>, sale_no: i32, known: &'a HashSet<Uuid>, poison: &'a Poison) -> Option<Self> {
+    fn of(batch: Batch<'a>, known: &'a HashSet<Uuid>, poison: &'a Poison) -> Option<Self> {
         let work = batch.work(known, poison, None);
-        if only_sale(batch.entries) != Some(sale_no) || !batch.entries.iter().all(|entry| surely_sane(entry, work.now))
-        {
-            return None;
-        }
+        plain_sales(batch.entries).filter(|_| batch.entries.iter().all(|entry| surely_sane(entry, work.now)))?;
         let asks = read_asks(&work);
         if !asks.iter().all(|ask| ask.claimant().is_some() && ask.hold_ms.is_some()) {
             return None;
         }
-        let mut taken = vec![0; batch.entries.len()];
-        asks.iter().for_each(|ask| taken[ask.part] += ask.units());
-        let free_after = |entry: &Entry| entry.touched[0].free;
-        let free = free_after(batch.entries.first()?) + taken.first()?;
-        let mut expected = free;
-        for (entry, taken) in batch.entries.iter().zip(&taken) {
-            expected -= taken;
-            if free_after(entry) != expected {
-                return None;
+        let mut asked: HashMap<(usize, i32), i64> = HashMap::new();
+        for ask in &asks {
+            *asked.entry((ask.part, ask.sale_no)).or_default() += ask.units();
+        }
+        let mut taken: BTreeMap<i32, Taken> = BTreeMap::new();
+        for (part, entry) in batch.entries.iter().enumerate() {
+            for touched in &entry.touched {
+                let units = asked.get(&(part, touched.sale_no)).copied().unwrap_or_default();
+                let first = || Taken {
+                    free: touched.free + units,
+                    units: 0,
+                };
+                let taken = taken.entry(touched.sale_no).or_insert_with(first);
+                taken.units += units;
+                if touched.free != taken.free - taken.units {
+                    return None;
+                }
             }
         }
-        let units = free - expected;
-        Some(Plain {
-            batch,
-            asks,
-            free,
-            units,
-        })
+        Some(Plain { batch, asks, taken })
     }
 
-    fn done(&self, sale_no: i32, settled: Option<i64>) -> Done {
+    fn done(&self, settled: Vec<(i32, i64)>) -> Done {
         Done {
             cursor: cursor_after(&self.batch),
             reserved: self.asks.len(),
             refused: Vec::new(),
             drift: Vec::new(),
             grants_for: Vec::new(),
-            settled: settled.map(|units| (sale_no, units)).into_iter().collect(),
+            settled,
         }
     }
 }
 
-/// A lane's book after the batch.
+/// A lane's book of a sale after the batch.
 #[derive(sqlx::FromRow)]
 struct BookedRow {
     lane: Option<i16>,
+    sale_no: Option<i32>,
     settled: Option<i64>,
     undurable_max: Option<i64>,
 }
 
+/// Of lanes, what they have taken up to their cursors of sales that bound what they owe.
+type Settled = HashMap<i16, Vec<(i32, i64)>>;
+
 impl Ledger {
-    /// What [`apply_at_once`](Self::apply_at_once) has to know of a sale; none: there is no such sale.
+    /// What [`apply_at_once`](Self::apply_at_once) has to know of these sales; those that there are not are left out.
     ///
     /// # Errors
     /// Postgres can't be asked.
-    pub async fn sale_identity(&self, sale_no: i32) -> Result<Option<SaleIdentity>, LedgerError> {
-        let row: Option<(String, String, DateTime<Utc>)> = sqlx::query_as(
-            "-- apply.sale_identity
-             SELECT sku_id, location_id, created_at FROM sale WHERE sale_no = $1",
+    pub async fn sale_identities(&self, sales: &[i32]) -> Result<SaleIdentities, LedgerError> {
+        let rows: Vec<(i32, String, String, DateTime<Utc>)> = sqlx::query_as(
+            "-- apply.sale_identities
+             SELECT sale_no, sku_id, location_id, created_at FROM sale WHERE sale_no = ANY($1)",
         )
-        .bind(sale_no)
-        .fetch_optional(&self.pool)
+        .bind(sales)
+        .fetch_all(&self.pool)
         .await?;
-        let identity = |(sku, location, created_at): (String, String, _)| {
+        let identity = |(sale_no, sku, location, created_at): (i32, String, String, _)| {
             let item = read_item(&sku, &location)?;
-            Ok(SaleIdentity { item, created_at })
+            Ok((sale_no, SaleIdentity { item, created_at }))
         };
-        row.map(identity).transpose()
+        rows.into_iter().map(identity).collect()
     }
 
-    /// Makes batches of one owner's lanes durable that reserve units of this sale alone, all of them or none. The answers
-    /// stand in their order; `None`: they are not plain, and nothing was written.
+    /// Makes batches of one owner's lanes durable that reserve units of these sales and do nothing else, all of them or
+    /// none. The answers stand in their order; `None`: they are not plain, and nothing was written. Where that is not
+    /// waited for, its connection is closed, and the cursors say.
     ///
     /// # Errors
     /// `Unavailable`: it may have been written; the cursors say. `Broken`: entries do not follow their `from`.
     pub async fn apply_at_once(
         &self,
-        sale_no: i32,
-        sale: &SaleIdentity,
+        sales: &SaleIdentities,
         batches: &[Batch<'_>],
     ) -> Result<Option<Vec<Done>>, LedgerError> {
         batches.iter().try_for_each(check_chain)?;
         let (known, poison) = (HashSet::new(), Poison::default());
-        let plain = batches.iter().map(|batch| Plain::of(*batch, sale_no, &known, &poison));
+        let plain = batches.iter().map(|batch| Plain::of(*batch, &known, &poison));
         let Some(mut plain) = plain.collect::<Option<Vec<_>>>().filter(|plain| !plain.is_empty()) else {
             return Ok(None);
         };
+        if !plain
+            .iter()
+            .flat_map(|plain| plain.taken.keys())
+            .all(|sale_no| sales.contains_key(sale_no))
+        {
+            return Ok(None);
+        }
         // As everybody who locks several does.
         plain.sort_unstable_by_key(|plain| plain.batch.lane);
-        let Some(settled) = self.write_plain(sale_no, sale, &plain).await? else {
+        let Some(mut settled) = self.write_plain(sales, &plain).await? else {
             return Ok(None);
         };
         let mut done: HashMap<LaneNo, Done> = HashMap::with_capacity(plain.len());
         for plain in &plain {
-            let settled = settled.get(&plain.batch.lane.to_i16()).copied().flatten();
-            done.insert(plain.batch.lane, plain.done(sale_no, settled));
+            let settled = settled.remove(&plain.batch.lane.to_i16()).unwrap_or_default();
+            done.insert(plain.batch.lane, plain.done(settled));
         }
         Ok(batches.iter().map(|batch| done.remove(&batch.lane)).collect())
     }
 
-    /// Of each lane, what it has taken up to its cursor, where the sale bounds what it owes; `None`: nothing was written.
+    /// `None`: nothing was written.
     async fn write_plain<'a>(
         &self,
-        sale_no: i32,
-        sale: &SaleIdentity,
+        sales: &'a SaleIdentities,
         plain: &'a [Plain<'a>],
-    ) -> Result<Option<HashMap<i16, Option<i64>>>, LedgerError> {
+    ) -> Result<Option<Settled>, LedgerError> {
         let asks = || {
             plain
                 .iter()
@@ -174,50 +190,68 @@ impl Ledger {
         }
         let keys = claiming.columns();
         let row = |(lane, ask): (LaneNo, &'a Ask<'a>)| {
-            let hold_ms = ask.hold_ms?.into();
-            Some(made_row(lane, ask, Fate::Reserved, &sale.item, hold_ms))
+            let (sale, hold_ms) = (sales.get(&ask.sale_no)?, ask.hold_ms?);
+            Some(made_row(lane, ask, Fate::Reserved, &sale.item, hold_ms.into()))
         };
         let made = Made(asks().filter_map(row).collect());
-        let movements: Vec<Movement> = asks().filter_map(|(_, ask)| reserved(ask, &sale.item)).collect();
-        let mut buyers: BTreeMap<(LaneNo, &str), i64> = BTreeMap::new();
+        let movement = |(_, ask): (LaneNo, &Ask<'_>)| reserved(ask, &sales.get(&ask.sale_no)?.item);
+        let movements: Vec<Movement> = asks().filter_map(movement).collect();
+        let mut buyers: BTreeMap<(i32, LaneNo, &str), i64> = BTreeMap::new();
         for (lane, ask) in asks() {
-            if let Some((_, user)) = ask.user() {
-                *buyers.entry((lane, user)).or_default() += ask.units();
+            if let Some((sale_no, user)) = ask.user() {
+                *buyers.entry((sale_no, lane, user)).or_default() += ask.units();
             }
         }
+        let named: BTreeSet<i32> = plain.iter().flat_map(|plain| plain.taken.keys().copied()).collect();
+        let named: Vec<(i32, &SaleIdentity)> = named.into_iter().filter_map(|no| Some((no, sales.get(&no)?))).collect();
+        let since = named.iter().map(|(_, sale)| sale.created_at - CLOCK_SLACK).min();
+        let lane_of = |plain: &Plain<'_>| plain.batch.lane.to_i16();
+        let books: Vec<(i16, i32, &Taken)> = plain
+            .iter()
+            .flat_map(|plain| plain.taken.iter().map(move |(no, taken)| (lane_of(plain), *no, taken)))
+            .collect();
         let counted = |pick: fn(&Batch<'_>) -> u64| -> Result<Vec<i64>, LedgerError> {
             plain.iter().map(|plain| number(pick(&plain.batch))).collect()
         };
-        let of_lane = |pick: fn(&Plain<'_>) -> i64| plain.iter().map(pick).collect::<Vec<i64>>();
-        let lanes: Vec<i16> = plain.iter().map(|plain| plain.batch.lane.to_i16()).collect();
+        let of_lane = |pick: fn(&Batch<'_>) -> i64| plain.iter().map(|plain| pick(&plain.batch)).collect::<Vec<i64>>();
         let posting = sqlx::query_as(concat!(
             posting!(
-                "-- apply.at_once",
+                "-- apply.at_once: what is looked for is looked for one by one, since whatever is known of the tables when
+                 -- this is planned, they grow",
                 concat!(
                     "asked AS MATERIALIZED (
-             SELECT * FROM UNNEST($57::int2[], $58::int8[], $59::int8[], $60::int8[], $61::int8[], $62::int8[], $63::int8[],
-                                  $64::int8[], $65::int8[])
-                           AS a(lane, epoch, from_seq, from_nonce, to_seq, to_nonce, to_total, free, units)
+             SELECT * FROM UNNEST($57::int2[], $58::int8[], $59::int8[], $60::int8[], $61::int8[], $62::int8[], $63::int8[])
+                           AS a(lane, epoch, from_seq, from_nonce, to_seq, to_nonce, to_total)
          ), clock AS MATERIALIZED (
              SELECT NOT EXISTS (SELECT FROM inventory_key WHERE key_hash = ANY($53::uuid[]))
-                 AND EXISTS (
-                     SELECT FROM sale
-                     WHERE sale_no = $67 AND sku_id = ($1::text[])[1] AND location_id = ($2::text[])[1] AND created_at = $68
+                 AND NOT EXISTS (
+                     SELECT FROM UNNEST($65::int4[], $66::text[], $67::text[], $68::timestamptz[])
+                                 AS n(sale_no, sku_id, location_id, created_at)
+                     WHERE NOT coalesce((
+                         SELECT (s.sku_id, s.location_id, s.created_at) = (n.sku_id, n.location_id, n.created_at)
+                         FROM sale s WHERE s.sale_no = n.sale_no), false)
                  ) AND NOT EXISTS (
-                     SELECT FROM asked a LEFT JOIN sale_bucket b ON b.sale_no = $67 AND b.lane = a.lane
-                     WHERE b.counter + b.drift IS DISTINCT FROM a.free OR b.counter < a.units
+                     SELECT FROM UNNEST($69::int2[], $70::int4[], $71::int8[], $72::int8[])
+                                 AS k(lane, sale_no, free, units)
+                     WHERE NOT coalesce((
+                         SELECT b.counter + b.drift = k.free AND b.counter >= k.units
+                         FROM sale_bucket b WHERE b.sale_no = k.sale_no AND b.lane = k.lane), false)
                  ) AND NOT EXISTS (
-                     SELECT FROM UNNEST($69::int2[], $70::text[], $71::int8[]) AS w(lane, buyer, units)
-                     JOIN sale_bucket b ON b.sale_no = $67 AND b.lane = w.lane
-                     WHERE b.per_user_limit IS NOT NULL AND w.units + ",
-                    held!("$67", "w.lane", "w.buyer", "$72"),
+                     SELECT FROM UNNEST($73::int4[], $74::int2[], $75::text[], $76::int8[])
+                                 AS w(sale_no, lane, buyer, units),
+                         LATERAL (
+                             SELECT b.per_user_limit FROM sale_bucket b
+                             WHERE b.sale_no = w.sale_no AND b.lane = w.lane AND b.per_user_limit IS NOT NULL OFFSET 0
+                         ) b
+                     WHERE w.units + ",
+                    held!("w.sale_no", "w.lane", "w.buyer", "$77"),
                     " > b.per_user_limit
                  ) AS go, clock_timestamp() AS now, 0::int8 AS stall_no
          ), moved AS (
              UPDATE lane l SET cursor_seq = a.to_seq, cursor_nonce = a.to_nonce, cursor_total = a.to_total,
                  cursor_at = clock_timestamp()
              FROM asked a, clock
-             WHERE go AND l.lane = a.lane AND l.owner = $66 AND l.epoch = a.epoch AND l.cursor_epoch = a.epoch
+             WHERE go AND l.lane = a.lane AND l.owner = $64 AND l.epoch = a.epoch AND l.cursor_epoch = a.epoch
                AND l.cursor_seq = a.from_seq AND l.cursor_nonce = a.from_nonce AND l.state = 'open'
              RETURNING 1
          ), claimed AS (
@@ -234,13 +268,16 @@ impl Ledger {
                 ", clock WHERE go AND (SELECT count(*) FROM made) = cardinality($35::uuid[])"
             ),
             ", booked AS (
-             UPDATE sale_bucket b SET counter = b.counter - a.units, durable = b.durable + a.units
-             FROM asked a
-             WHERE b.sale_no = $67 AND b.lane = a.lane AND b.counter + b.drift = a.free
-               AND (SELECT count(*) FROM event) = cardinality($35::uuid[])
-             RETURNING b.lane, b.durable + b.rejected AS settled, b.undurable_max
+             INSERT INTO sale_bucket AS b (sale_no, lane, counter, durable)
+             SELECT k.sale_no, k.lane, k.free, k.units
+             FROM UNNEST($69::int2[], $70::int4[], $71::int8[], $72::int8[]) AS k(lane, sale_no, free, units)
+             WHERE (SELECT count(*) FROM event) = cardinality($35::uuid[])
+             ON CONFLICT (sale_no, lane) DO UPDATE SET counter = b.counter - excluded.durable,
+                 durable = b.durable + excluded.durable
+             WHERE b.counter + b.drift = excluded.counter
+             RETURNING b.lane, b.sale_no, b.durable + b.rejected AS settled, b.undurable_max
          )
-         SELECT lane, settled, undurable_max, CASE WHEN (SELECT count(*) FROM booked) < cardinality($57::int2[])
+         SELECT lane, sale_no, settled, undurable_max, CASE WHEN (SELECT count(*) FROM booked) < cardinality($69::int2[])
              THEN start_over('a lane or a book has changed meanwhile') END
          FROM clock LEFT JOIN booked ON true WHERE go"
         ));
@@ -250,31 +287,55 @@ impl Ledger {
             .bind(keys.subjects)
             .bind(keys.fingerprints)
             .bind(keys.derived)
-            .bind(lanes)
-            .bind(of_lane(|plain| plain.batch.from.epoch.into()))
+            .bind(plain.iter().map(lane_of).collect::<Vec<_>>())
+            .bind(of_lane(|batch| batch.from.epoch.into()))
             .bind(counted(|batch| batch.from.seq)?)
-            .bind(of_lane(|plain| plain.batch.from.nonce.to_i64()))
+            .bind(of_lane(|batch| batch.from.nonce.to_i64()))
             .bind(counted(|batch| cursor_after(batch).seq)?)
-            .bind(of_lane(|plain| cursor_after(&plain.batch).nonce.to_i64()))
+            .bind(of_lane(|batch| cursor_after(batch).nonce.to_i64()))
             .bind(counted(|batch| cursor_after(batch).total)?)
-            .bind(of_lane(|plain| plain.free))
-            .bind(of_lane(|plain| plain.units))
             .bind(plain.first().map(|plain| plain.batch.owner))
-            .bind(sale_no)
-            .bind(sale.created_at)
-            .bind(buyers.keys().map(|(lane, _)| lane.to_i16()).collect::<Vec<_>>())
-            .bind(buyers.keys().map(|(_, user)| format!("u:{user}")).collect::<Vec<_>>())
+            .bind(named.iter().map(|(no, _)| *no).collect::<Vec<_>>())
+            .bind(named.iter().map(|(_, sale)| sale.item.sku.as_str()).collect::<Vec<_>>())
+            .bind(
+                named
+                    .iter()
+                    .map(|(_, sale)| sale.item.location.as_str())
+                    .collect::<Vec<_>>(),
+            )
+            .bind(named.iter().map(|(_, sale)| sale.created_at).collect::<Vec<_>>())
+            .bind(books.iter().map(|(lane, ..)| *lane).collect::<Vec<_>>())
+            .bind(books.iter().map(|(_, no, _)| *no).collect::<Vec<_>>())
+            .bind(books.iter().map(|(.., taken)| taken.free).collect::<Vec<_>>())
+            .bind(books.iter().map(|(.., taken)| taken.units).collect::<Vec<_>>())
+            .bind(buyers.keys().map(|(no, ..)| *no).collect::<Vec<_>>())
+            .bind(buyers.keys().map(|(_, lane, _)| lane.to_i16()).collect::<Vec<_>>())
+            .bind(buyers.keys().map(|(.., user)| format!("u:{user}")).collect::<Vec<_>>())
             .bind(buyers.values().copied().collect::<Vec<_>>())
-            .bind(sale.created_at - CLOCK_SLACK);
-        let rows: Vec<BookedRow> = match posting.fetch_all(&self.pool).await.map_err(LedgerError::from) {
-            Ok(rows) => rows,
+            .bind(since);
+        let mut connection = self.pool.acquire().await?;
+        connection.doubt();
+        let rows: Result<Vec<BookedRow>, _> = posting.fetch_all(&mut *connection).await;
+        connection.trust();
+        let rows = match rows.map_err(LedgerError::from) {
+            Ok(rows) => {
+                connection.keep();
+                rows
+            }
             // Somebody else got a key or a lane between the look and the writing, or one row can't be stored.
             Err(LedgerError::Retry(_) | LedgerError::Data { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let settled = |row: &BookedRow| row.settled.filter(|_| row.undurable_max.is_some_and(|max| max > 0));
-        let of_row = |row: &BookedRow| Some((row.lane?, settled(row)));
-        let settled: HashMap<i16, Option<i64>> = rows.iter().filter_map(of_row).collect();
+        let mut settled = Settled::new();
+        for row in &rows {
+            if let (Some(lane), Some(sale_no), Some(units)) = (row.lane, row.sale_no, row.settled) {
+                let bounds = row.undurable_max.is_some_and(|max| max > 0);
+                settled
+                    .entry(lane)
+                    .or_default()
+                    .extend(bounds.then_some((sale_no, units)));
+            }
+        }
         Ok((!settled.is_empty()).then_some(settled))
     }
 }

@@ -38,7 +38,7 @@ use crate::domain::lane::{Cursor, LaneNo, Seq};
 use crate::domain::outcome::Durability;
 use crate::domain::reservation_id::IdKey;
 
-pub use at_once::{SaleIdentity, only_sale};
+pub use at_once::{SaleIdentities, plain_sales};
 
 pub(super) use ask::{fault, ids as reservation_ids};
 pub(super) use carry::{Carried, Part, Work, carry};

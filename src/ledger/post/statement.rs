@@ -3,7 +3,8 @@
 //! A round trip costs Postgres and us as much as some ten rows, so what can be written together is. Balances come last, so
 //! that a hot one is locked for an update and a commit, and not while rows are written. Several have to be locked before,
 //! in the order of their key, by a statement of their own: one that locks a row and updates it meets the version that
-//! it saw at first twice, and whoever queues there has what the update waits for.
+//! it saw at first twice, and whoever queues there has what the update waits for. One that updates several without a lock
+//! does so in the order of `$1` and `$2`, which no plan is bound to: only who can do without may try.
 
 use std::collections::BTreeMap;
 

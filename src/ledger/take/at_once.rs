@@ -6,6 +6,8 @@
 //! request by itself. What changes between the look and the update is found by constraints, or by the balances after the
 //! update, and undoes the statement.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use chrono::{DateTime, Utc};
 
 use super::decide::plain_hold_ms;
@@ -16,6 +18,36 @@ use crate::ledger::claims::{Claimant, Claiming};
 use crate::ledger::post::{bind, made_rows, posting};
 use crate::ledger::reservation::Locked;
 use crate::ledger::{Ledger, LedgerError};
+
+/// Most batches that are not tried at once after one that was not plain.
+const PAUSE_MAX: u32 = 63;
+
+/// How many batches are not tried at once: ever more while none of those that are tried is plain, since the look is then
+/// for nothing.
+#[derive(Debug, Default)]
+pub(in crate::ledger) struct Pause {
+    left: AtomicU32,
+    next: AtomicU32,
+}
+
+impl Pause {
+    fn is_over(&self) -> bool {
+        let less = |left: u32| left.checked_sub(1);
+        self.left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
+            .is_err()
+    }
+
+    fn tried(&self, was_plain: bool) {
+        let pause = match was_plain {
+            true => 0,
+            false => self.next.load(Ordering::Relaxed),
+        };
+        self.left.store(pause, Ordering::Relaxed);
+        let next = if was_plain { 0 } else { (pause * 2 + 1).min(PAUSE_MAX) };
+        self.next.store(next, Ordering::Relaxed);
+    }
+}
 
 impl Ledger {
     /// `None`: it is not plain; nothing was written.
@@ -105,4 +137,25 @@ fn plain<'a>(asks: &'a [TakeAsk], claims: &'a [Claims]) -> Option<Vec<Taken<'a>>
         Some(Taken { ask, claims, hold_ms })
     };
     asks.iter().zip(claims).map(taken).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_tried_ever_less_while_none_is_plain() {
+        let pause = Pause::default();
+        let mut tried = Vec::new();
+        for batch in 0..200 {
+            if pause.is_over() {
+                tried.push(batch);
+                pause.tried(false);
+            }
+        }
+        assert_eq!(tried, [0, 1, 3, 7, 15, 31, 63, 127, 191]);
+        while !pause.is_over() {}
+        pause.tried(true);
+        assert!(pause.is_over() && pause.is_over(), "each is tried while they are plain");
+    }
 }

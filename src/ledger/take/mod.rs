@@ -17,6 +17,7 @@ mod store;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+pub(super) use at_once::Pause;
 pub(super) use rescue::{LATE_PAYMENT, rescue};
 
 use self::decide::{Fate, decide};

@@ -1,4 +1,4 @@
-//! Lanes of one sale are written in one statement, all of them or none, and as each alone would be.
+//! Lanes are written in one statement, all of them or none, and as each alone would be.
 
 use flashgate::domain::entry::Entry;
 use flashgate::domain::lane::{Cursor, LaneNo, Nonce};
@@ -29,7 +29,7 @@ async fn selling(desk: &Desk, name: &str) -> (Sale, Vec<Queue>) {
 fn plain(sale: &Sale, lanes: &mut [Queue]) {
     for (lane, entries) in lanes {
         let no = lane.road.lane;
-        let name = |what: &str| format!("{what}-{no}");
+        let name = |what: &str| format!("{what}-{}-{no}", sale.no);
         let first = vec![
             of_user(slip(sale, &name("a"), 1), &name("u")),
             with_key(slip(sale, &name("b"), 2), &name("k")),
@@ -64,9 +64,9 @@ async fn written(desk: &Desk) -> Vec<String> {
 }
 
 /// Nothing is written, whatever each lane does by itself afterwards; `reserved` and refused of it.
-async fn refused(desk: &Desk, sale: &Sale, lanes: &mut [Queue], (reserved, refused): (usize, usize)) {
+async fn refused(desk: &Desk, lanes: &mut [Queue], (reserved, refused): (usize, usize)) {
     let before = written(desk).await;
-    let answer = desk.at_once(sale, lanes).await;
+    let answer = desk.at_once(lanes).await;
     assert_eq!(answer.expect("answers"), None);
     assert_eq!(written(desk).await, before);
     let mut done = (0, 0);
@@ -85,18 +85,26 @@ async fn what_is_written_at_once_is_what_each_lane_alone_would_write() {
     let now = together.ledger.now().await.expect("a time");
     let mut seen = Vec::new();
     for (desk, at_once) in [(&together, true), (&apart, false)] {
-        let (sale, mut lanes) = selling(desk, "s").await;
-        lanes.reverse();
-        desk.run("UPDATE sale_bucket SET undurable_max = 7 WHERE lane = (SELECT min(lane) FROM sale_bucket)")
-            .await;
+        let (a, b) = (
+            desk.sale("a", 40, Some(2), LANES).await,
+            desk.sale("b", 40, None, LANES).await,
+        );
+        let mut lanes: Vec<Queue> = Vec::new();
+        for lane in &a.lanes {
+            let mut lane = desk.lane(*lane).await;
+            desk.deliver(&mut lane).await;
+            lanes.push((lane, vec![]));
+        }
+        lanes.sort_by_key(|(lane, _)| std::cmp::Reverse(lane.road.lane));
+        desk.run(
+            "UPDATE sale_bucket SET undurable_max = 7 WHERE (sale_no, lane) = (SELECT 1, min(lane) FROM sale_bucket)",
+        )
+        .await;
         lanes.iter_mut().for_each(|(lane, _)| lane.road.time = now);
-        plain(&sale, &mut lanes);
+        plain(&a, &mut lanes);
+        plain(&b, &mut lanes[1..3]);
         let done = match at_once {
-            true => desk
-                .at_once(&sale, &lanes)
-                .await
-                .expect("answers")
-                .expect("it is plain"),
+            true => desk.at_once(&lanes).await.expect("answers").expect("it is plain"),
             false => {
                 let mut done = Vec::new();
                 for (lane, entries) in &mut lanes {
@@ -122,10 +130,10 @@ async fn what_is_written_at_once_is_what_each_lane_alone_would_write() {
         .collect();
     assert_eq!(
         settled,
-        [(3, 0), (3, 0), (3, 1)],
+        [(3, 0), (6, 0), (6, 0), (3, 1)],
         "the lane that bounds what it owes is told what is settled"
     );
-    assert_eq!(written.iter().filter(|row| row.starts_with('r')).count(), 9);
+    assert_eq!(written.iter().filter(|row| row.starts_with('r')).count(), 18);
 }
 
 #[tokio::test]
@@ -140,13 +148,13 @@ async fn what_could_be_refused_is_left_to_each_lane() {
         lane.road
             .reserve(sale.no, vec![with_key(slip(&sale, "taken", 1), "other")]),
     );
-    refused(&desk, &sale, &mut lanes, (3, 1)).await;
+    refused(&desk, &mut lanes, (3, 1)).await;
     // Two lanes want the same key.
     let (sale, mut lanes) = selling(&desk, "key").await;
     for (lane, entries) in &mut lanes {
         entries.push(lane.road.reserve(sale.no, vec![with_key(slip(&sale, "x", 1), "mine")]));
     }
-    refused(&desk, &sale, &mut lanes, (1, 2)).await;
+    refused(&desk, &mut lanes, (1, 2)).await;
     // A user has bought what a user may: by one call, or by two.
     let (sale, mut lanes) = selling(&desk, "user").await;
     let of_u = |order: &str, units| of_user(slip(&sale, order, units), "u");
@@ -154,11 +162,11 @@ async fn what_could_be_refused_is_left_to_each_lane() {
     desk.reserve(lane, &sale, vec![of_u("one", 1)]).await;
     desk.end(commit(desk.id(lane, 0), "p")).await;
     entries.push(lane.road.reserve(sale.no, vec![of_u("two", 1), of_u("three", 1)]));
-    refused(&desk, &sale, &mut lanes, (1, 1)).await;
+    refused(&desk, &mut lanes, (1, 1)).await;
     let (lane, entries) = &mut lanes[1];
     entries.push(lane.road.reserve(sale.no, vec![of_u("four", 2)]));
     entries.push(lane.road.reserve(sale.no, vec![of_u("five", 1)]));
-    refused(&desk, &sale, &mut lanes, (1, 1)).await;
+    refused(&desk, &mut lanes, (1, 1)).await;
     // Redis gave more than there was.
     let (sale, mut lanes) = selling(&desk, "surplus").await;
     let (lane, entries) = &mut lanes[2];
@@ -166,7 +174,7 @@ async fn what_could_be_refused_is_left_to_each_lane() {
         lane.road
             .reserve(sale.no, vec![slip(&sale, "all", 10), slip(&sale, "more", 1)]),
     );
-    refused(&desk, &sale, &mut lanes, (1, 1)).await;
+    refused(&desk, &mut lanes, (1, 1)).await;
     // What nobody could have asked for, and what can't be read.
     let (sale, mut lanes) = selling(&desk, "poison").await;
     let (lane, entries) = &mut lanes[0];
@@ -177,7 +185,7 @@ async fn what_could_be_refused_is_left_to_each_lane() {
     let (lane, entries) = &mut lanes[1];
     let slips = vec![Err(vec![0, 8, 1, 0, 1, 2, 3, 4]), Ok(slip(&sale, "too", 1))];
     entries.push(lane.road.reserve_raw(sale.no, slips, 1));
-    refused(&desk, &sale, &mut lanes, (2, 2)).await;
+    refused(&desk, &mut lanes, (2, 2)).await;
 }
 
 #[tokio::test]
@@ -189,7 +197,7 @@ async fn what_no_constraint_lets_in_is_left_to_each_lane() {
     plain(&sale, &mut lanes);
     let (lane, entries) = &mut lanes[0];
     entries.push(lane.road.reserve(sale.no, vec![slip(&sale, "evil", 1)]));
-    refused(&desk, &sale, &mut lanes, (9, 1)).await;
+    refused(&desk, &mut lanes, (9, 1)).await;
 }
 
 #[tokio::test]
@@ -204,17 +212,17 @@ async fn counters_that_differ_are_left_to_each_lane() {
             }
             entries.push(lane.road.reserve(sale.no, vec![slip(&sale, &format!("{name}{n}"), 1)]));
         }
-        refused(&desk, &sale, &mut lanes, (2, 0)).await;
+        refused(&desk, &mut lanes, (2, 0)).await;
         // What is known already is no news.
         let (lane, entries) = &mut lanes[1];
         entries.push(lane.road.reserve(sale.no, vec![slip(&sale, &format!("{name}2"), 1)]));
-        assert!(desk.at_once(&sale, &lanes).await.expect("answers").is_some());
+        assert!(desk.at_once(&lanes).await.expect("answers").is_some());
         desk.assert_books_balance().await;
     }
 }
 
 #[tokio::test]
-async fn grants_several_sales_and_strange_times_are_left_to_each_lane() {
+async fn grants_and_strange_times_are_left_to_each_lane() {
     let desk = Desk::open().await;
     let (sale, mut lanes) = selling(&desk, "s").await;
     plain(&sale, &mut lanes);
@@ -223,28 +231,28 @@ async fn grants_several_sales_and_strange_times_are_left_to_each_lane() {
     desk.number(&lanes[0].0).await;
     let (lane, entries) = &mut lanes[0];
     entries.extend(desk.deliver_only(lane).await);
-    refused(&desk, &sale, &mut lanes, (9, 0)).await;
+    refused(&desk, &mut lanes, (9, 0)).await;
 
-    let other = desk.sale("other", 5, None, LANES).await;
-    for (lane, _) in lanes
-        .iter_mut()
-        .filter(|(lane, _)| other.lanes.contains(&lane.road.lane))
-    {
-        desk.deliver(lane).await;
-    }
-    let mut two: Vec<Queue> = lanes
-        .into_iter()
-        .filter(|(lane, _)| other.lanes.contains(&lane.road.lane))
-        .collect();
-    let (lane, entries) = &mut two[0];
-    entries.push(lane.road.reserve(sale.no, vec![slip(&sale, "mine", 1)]));
-    entries.push(lane.road.reserve(other.no, vec![slip(&other, "its", 1)]));
-    refused(&desk, &sale, &mut two, (2, 0)).await;
-
-    let (lane, entries) = &mut two[0];
+    let (lane, entries) = &mut lanes[0];
     lane.road.time = Millis(lane.road.time.0 + 13 * 3_600_000);
     entries.push(lane.road.reserve(sale.no, vec![slip(&sale, "later", 1)]));
-    refused(&desk, &sale, &mut two, (1, 0)).await;
+    refused(&desk, &mut lanes, (1, 0)).await;
+}
+
+#[tokio::test]
+async fn a_sale_that_the_lane_does_not_have_is_left_to_it() {
+    let desk = Desk::open().await;
+    let (sale, mut lanes) = selling(&desk, "s").await;
+    let other = desk.sale("other", 5, None, 1).await;
+    // Its units have not come yet.
+    lanes.retain(|(lane, _)| !other.lanes.contains(&lane.road.lane));
+    plain(&sale, &mut lanes);
+    let (lane, entries) = &mut lanes[0];
+    lane.road.free.insert(other.no, 1);
+    entries.push(lane.road.reserve(other.no, vec![slip(&other, "its", 1)]));
+    let before = written(&desk).await;
+    assert_eq!(desk.at_once(&lanes).await.expect("answers"), None);
+    assert_eq!(written(&desk).await, before);
 }
 
 #[tokio::test]
@@ -253,12 +261,7 @@ async fn only_who_names_all_cursors_as_the_owner_of_open_lanes_writes() {
     let (sale, mut lanes) = selling(&desk, "s").await;
     plain(&sale, &mut lanes);
     let before = written(&desk).await;
-    let identity = desk
-        .ledger
-        .sale_identity(sale.no)
-        .await
-        .expect("reads")
-        .expect("a sale");
+    let sales = desk.ledger.sale_identities(&[sale.no]).await.expect("reads");
     let batches = |owner: Uuid, from: &dyn Fn(&Lane) -> Cursor| {
         let batch = |(lane, entries): &Queue| (lane.road.lane, owner, from(lane), entries.clone());
         lanes.iter().map(batch).collect::<Vec<_>>()
@@ -274,7 +277,7 @@ async fn only_who_names_all_cursors_as_the_owner_of_open_lanes_writes() {
                 id_key: &desk.id_key,
             })
             .collect();
-        desk.ledger.apply_at_once(sale.no, &identity, &batches).await
+        desk.ledger.apply_at_once(&sales, &batches).await
     };
     let durable = |lane: &Lane| lane.durable;
     assert_eq!(ask(batches(Uuid::new_v4(), &durable)).await.expect("answers"), None);
@@ -308,57 +311,89 @@ async fn only_who_names_all_cursors_as_the_owner_of_open_lanes_writes() {
     desk.assert_books_balance().await;
 }
 
-/// What another transaction may change between the look and the writing, which waits for its commit.
-const MEANWHILE: [(&str, &str); 4] = [
-    (
-        "a lane",
-        "UPDATE lane SET cursor_seq = cursor_seq + 1 WHERE lane = (SELECT max(lane) FROM sale_bucket)",
-    ),
-    (
-        "a key",
-        "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived) SELECT $1, gen_random_uuid(), 1, true",
-    ),
-    (
-        "a book",
-        "UPDATE sale_bucket SET counter = counter - 1, drift = drift + 2 WHERE lane = (SELECT max(lane) FROM sale_bucket)",
-    ),
-    (
-        "a balance",
-        "UPDATE inventory_balance SET escrowed = 5, unavailable = unavailable + escrowed - 5",
-    ),
-];
+/// Writes these lanes while another transaction does this, for whose commit they wait; the answer, and how it was before.
+async fn written_behind(desk: &Desk, sale: &Sale, lanes: &[Queue], sql: &str) -> (Option<Vec<Done>>, Vec<String>) {
+    let mut other = desk.pool.begin().await.expect("begins");
+    let key = slip(sale, &format!("c-{}-{}", sale.no, sale.lanes[0]), 1).line;
+    let query = sqlx::query(sql);
+    let query = if sql.contains("$1") {
+        query.bind(key.to_uuid())
+    } else {
+        query
+    };
+    query.execute(&mut *other).await.expect(sql);
+    // Over connections that are patient, so that it waits until the commit.
+    let (answer, before) = tokio::join!(desk.at_once_over(&desk.ledger, lanes), async {
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                     AND wait_event_type = 'Lock' AND query LIKE '-- apply.at_once%'";
+        while desk.count(waits).await == 0 {
+            tokio::task::yield_now().await;
+        }
+        other.commit().await.expect("commits");
+        written(desk).await
+    });
+    (answer.expect("answers"), before)
+}
 
 #[tokio::test]
 async fn what_changes_between_the_look_and_the_writing_undoes_it() {
-    for (what, sql) in MEANWHILE {
+    for sql in [
+        "UPDATE lane SET cursor_seq = cursor_seq + 1 WHERE lane = (SELECT max(lane) FROM sale_bucket)",
+        "INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived) SELECT $1, gen_random_uuid(), 1, true",
+        "UPDATE sale_bucket SET counter = counter - 1, drift = drift + 2
+         WHERE lane = (SELECT max(lane) FROM sale_bucket)",
+        "UPDATE inventory_balance SET escrowed = 5, unavailable = unavailable + escrowed - 5",
+    ] {
         let desk = Desk::open().await;
         let (sale, mut lanes) = selling(&desk, "s").await;
         plain(&sale, &mut lanes);
-        let mut other = desk.pool.begin().await.expect("begins");
-        let key = slip(&sale, &format!("c-{}", sale.lanes[0]), 1).line;
-        let query = sqlx::query(sql);
-        let query = if sql.contains("$1") {
-            query.bind(key.to_uuid())
-        } else {
-            query
-        };
-        query.execute(&mut *other).await.expect(what);
-        let (answer, after) = tokio::join!(desk.at_once(&sale, &lanes), async {
-            let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-                         AND wait_event_type = 'Lock' AND query LIKE '-- apply.at_once%'";
-            while desk.count(waits).await == 0 {
-                tokio::task::yield_now().await;
-            }
-            other.commit().await.expect("commits");
-            written(&desk).await
-        });
-        assert_eq!(answer.expect("answers"), None, "{what}");
-        assert_eq!(written(&desk).await, after, "{what}");
+        let (answer, before) = written_behind(&desk, &sale, &lanes, sql).await;
+        assert_eq!(answer, None, "{sql}");
+        assert_eq!(written(&desk).await, before, "{sql}");
         assert_eq!(
             desk.count("SELECT count(*) FROM inventory_reservation").await,
             0,
-            "{what}"
+            "{sql}"
         );
+    }
+}
+
+#[tokio::test]
+async fn what_others_may_change_meanwhile_is_kept() {
+    for (sql, kept) in [
+        (
+            "UPDATE lane SET grant_no = grant_no + 50",
+            "SELECT min(grant_no) >= 50 FROM lane",
+        ),
+        (
+            "UPDATE sale_bucket SET durable = durable + 5, undurable_max = 1",
+            "SELECT min(durable) = 9 AND max(durable) = 9 FROM sale_bucket",
+        ),
+        (
+            "UPDATE inventory_balance SET damaged = damaged + 5",
+            "SELECT min(b.damaged) = 5 AND min(e.damaged) = 5 FROM inventory_balance b, inventory_event e
+             WHERE event_type = 'inventory_reserved'",
+        ),
+    ] {
+        let desk = Desk::open().await;
+        let (sale, mut lanes) = selling(&desk, "s").await;
+        plain(&sale, &mut lanes);
+        let (answer, _) = written_behind(&desk, &sale, &lanes, sql).await;
+        let settled = if sql.contains("durable") {
+            vec![(sale.no, 9)]
+        } else {
+            vec![]
+        };
+        for done in answer.expect(sql) {
+            assert_eq!((done.reserved, &done.settled), (3, &settled), "{sql}");
+        }
+        assert_eq!(desk.count(&format!("SELECT ({kept})::int4::int8")).await, 1, "{sql}");
+        assert_eq!(
+            desk.count("SELECT count(*) FROM inventory_reservation").await,
+            9,
+            "{sql}"
+        );
+        desk.assert_books_balance().await;
     }
 }
 
@@ -374,9 +409,9 @@ async fn nobody_waits_long_for_a_lock() {
         .await
         .expect("locks");
     // It would wait as long as the lock is kept.
-    assert_eq!(desk.at_once(&sale, &lanes).await.expect("answers"), None);
+    assert_eq!(desk.at_once(&lanes).await.expect("answers"), None);
     lanes.truncate(2);
-    assert!(desk.at_once(&sale, &lanes).await.expect("answers").is_some());
+    assert!(desk.at_once(&lanes).await.expect("answers").is_some());
     other.rollback().await.expect("ends");
     desk.assert_books_balance().await;
 }

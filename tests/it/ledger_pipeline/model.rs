@@ -271,7 +271,7 @@ impl Run<'_> {
             self.model.read(self.desk, &self.lane, entry);
         }
         let queue = [(self.lane.clone(), entries)];
-        let at_once = self.desk.at_once(&self.sale, &queue).await.expect("answers");
+        let at_once = self.desk.at_once(&queue).await.expect("answers");
         let [(_, entries)] = queue;
         let was_plain = at_once.is_some();
         let done = match at_once {

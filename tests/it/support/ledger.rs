@@ -225,26 +225,36 @@ impl Desk {
         self.ledger.apply(batch).await
     }
 
-    /// Tries to make the entries of these lanes durable in one statement.
-    pub(crate) async fn at_once<'a>(
-        &'a self,
-        sale: &Sale,
-        queues: &'a [(Lane, Vec<Entry>)],
-    ) -> Result<Option<Vec<Done>>, LedgerError> {
-        let batch = |(lane, entries): &'a (Lane, Vec<Entry>)| Batch {
-            lane: lane.road.lane,
-            owner: self.owner,
-            from: lane.durable,
-            entries,
-            id_key: &self.id_key,
-        };
-        let with_entries = queues.iter().filter(|(_, entries)| !entries.is_empty());
-        let batches: Vec<Batch<'_>> = with_entries.map(batch).collect();
-        let identity = self.ledger.sale_identity(sale.no).await?.expect("there is such a sale");
+    /// Tries to make the entries of these lanes durable in one statement, as gateways do.
+    pub(crate) async fn at_once(&self, queues: &[(Lane, Vec<Entry>)]) -> Result<Option<Vec<Done>>, LedgerError> {
         let ledger = self.ledger.apart_in_haste(1);
-        let done = ledger.apply_at_once(sale.no, &identity, &batches).await;
+        let done = self.at_once_over(&ledger, queues).await;
         ledger.close().await;
         done
+    }
+
+    pub(crate) async fn at_once_over(
+        &self,
+        ledger: &Ledger,
+        queues: &[(Lane, Vec<Entry>)],
+    ) -> Result<Option<Vec<Done>>, LedgerError> {
+        let with_entries = queues.iter().filter(|(_, entries)| !entries.is_empty());
+        let batches: Vec<Batch<'_>> = with_entries
+            .map(|(lane, entries)| Batch {
+                lane: lane.road.lane,
+                owner: self.owner,
+                from: lane.durable,
+                entries,
+                id_key: &self.id_key,
+            })
+            .collect();
+        let entries = batches.iter().flat_map(|batch| batch.entries);
+        let sales: Vec<i32> = entries
+            .flat_map(|entry| &entry.touched)
+            .map(|touched| touched.sale_no)
+            .collect();
+        let sales = ledger.sale_identities(&sales).await?;
+        ledger.apply_at_once(&sales, &batches).await
     }
 
     /// Makes entries durable.

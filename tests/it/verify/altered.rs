@@ -82,7 +82,8 @@ fn spoil_slip(body: &mut [u8], index: usize, random: &mut StdRng) -> bool {
     OF_THE_ENTRY.contains(&part)
 }
 
-/// Makes the writer of a lane wait in the middle of a batch: what comes now is read when this is over.
+/// Makes the writer of a lane wait in the middle of a batch that it writes alone: what comes now is read when this is
+/// over.
 async fn hold_back<'p>(fair: &'p Fair, sale: &Arc<Sale>, lane: LaneNo, round: usize) -> Transaction<'p, Postgres> {
     // A recovery can't open a lane that we hold.
     let early = format!("early{round}");
@@ -101,6 +102,9 @@ async fn hold_back<'p>(fair: &'p Fair, sale: &Arc<Sale>, lane: LaneNo, round: us
         (fair.desk.count(waits).await > 0).then_some(())
     })
     .await;
+    // A read may be under way since it tried with others; this ends it.
+    let next = format!("next{round}");
+    buy(fair, sale, &living_in(sale, lane, &next), &next).await;
     tx
 }
 
