@@ -5,7 +5,7 @@
 //! ([`apply_at_once`](crate::ledger::Ledger::apply_at_once)), one statement after the other. Whatever that can't do, a
 //! lane's writer does alone, and so does one with many rows: there lanes write side by side.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -29,9 +29,9 @@ const SHARE_MAX: usize = 128;
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Most sales that are remembered.
 const SALES_MAX: usize = 16_384;
-/// How long nothing is tried after one statement that wrote nothing …
+/// How long nothing is tried after a statement that wrote nothing, at least: as long as that took, …
 const PAUSE_MIN: Duration = Duration::from_millis(10);
-/// … and after ever more of them in a row: one may have waited for a lock that somebody keeps.
+/// … and twice as long after each, at most: it may have waited for a lock that somebody keeps.
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// A lane's batch, and where its answer goes.
@@ -40,6 +40,7 @@ struct Asked {
     lane: LaneNo,
     from: Cursor,
     entries: Arc<[Entry]>,
+    sales: BTreeSet<i32>,
     reply: oneshot::Sender<Option<Done>>,
 }
 
@@ -77,13 +78,14 @@ impl Together {
     /// Makes a lane's batch durable with what other lanes have. `None`: that could not be done, or its answer was lost;
     /// the cursor says.
     pub(super) async fn carry(&self, lane: LaneNo, from: Cursor, entries: &Arc<[Entry]>) -> Option<Done> {
-        plain_sales(entries)?;
+        let sales = plain_sales(entries)?;
         let (reply, answer) = oneshot::channel();
         let entries = Arc::clone(entries);
         let asked = Asked {
             lane,
             from,
             entries,
+            sales,
             reply,
         };
         if self.ask(asked)? {
@@ -115,6 +117,7 @@ impl Together {
             is_over: false,
         };
         while let Some(asked) = self.next() {
+            let started = Instant::now();
             let done = match tokio::time::timeout(ANSWER_WITHIN, self.write(&asked)).await {
                 Ok(Ok(done)) => done,
                 Ok(Err(error)) => {
@@ -131,7 +134,7 @@ impl Together {
             };
             let written = done.as_ref().map_or(0, Vec::len);
             metrics::histogram!(metric::WRITER_FLUSH_LANES).record(u32::try_from(written).unwrap_or(u32::MAX));
-            self.note(written > 0);
+            self.note(written > 0, started.elapsed());
             let mut done = done.into_iter().flatten();
             for Asked {
                 lane, entries, reply, ..
@@ -187,7 +190,7 @@ impl Together {
 
     /// The sales of these batches, as far as the ledger has them.
     async fn sales(&self, asked: &[Asked]) -> Result<SaleIdentities, LedgerError> {
-        let named = asked.iter().filter_map(|asked| plain_sales(&asked.entries)).flatten();
+        let named: BTreeSet<i32> = asked.iter().flat_map(|asked| &asked.sales).copied().collect();
         let (mut sales, mut unknown) = (SaleIdentities::new(), Vec::new());
         {
             let state = self.lock();
@@ -210,15 +213,17 @@ impl Together {
         Ok(sales)
     }
 
-    fn note(&self, was_plain: bool) {
+    fn note(&self, was_plain: bool, took: Duration) {
         let mut state = self.lock();
         if was_plain {
-            state.pause = Duration::ZERO;
+            (state.pause, state.paused_until) = (state.pause / 2, None);
             return;
         }
         // A ledger that fell back may have given their numbers to other sales.
         state.sales.clear();
-        state.pause = (state.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+        // Whoever waits has waited long enough to go alone.
+        state.waiting.clear();
+        state.pause = (state.pause * 2).max(took).clamp(PAUSE_MIN, PAUSE_MAX);
         state.paused_until = Some(Instant::now() + state.pause);
     }
 

@@ -11,21 +11,27 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::QueryAs;
+use sqlx::{FromRow, Postgres};
 use uuid::Uuid;
 
-use super::ask::{Ask, read_asks};
+use super::ask::{Ask, fault, read_asks};
 use super::begin::{number, surely_sane};
 use super::decide::Fate;
 use super::held::{CLOCK_SLACK, held};
 use super::store::{made_row, reserved};
 use super::{Batch, Done, Poison, check_chain, cursor_after};
-use crate::domain::entry::{Body, Entry};
+use crate::domain::entry::{Accepted, Body, Entry};
 use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
 use crate::ledger::claims::{Claimant, Claiming};
 use crate::ledger::post::{Made, Movement, bind, made_rows, posting};
 use crate::ledger::sale_row::read_item;
 use crate::ledger::{Ledger, LedgerError};
+
+/// Stands in an entry for a sale that the lane does not have.
+const NO_SALE: i32 = 0;
 
 /// What never changes of a sale.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,13 +43,11 @@ pub struct SaleIdentity {
 /// Sales by number.
 pub type SaleIdentities = BTreeMap<i32, SaleIdentity>;
 
-/// The sales of which these entries are reservations; `None`: they are more than that.
+/// The sales of which these entries are reservations that a statement could make; `None`: some are more than that, or
+/// not as they should be.
 #[must_use]
 pub fn plain_sales(entries: &[Entry]) -> Option<BTreeSet<i32>> {
-    let is_plain = |entry: &Entry| matches!(entry.body, Body::Reserve(_));
-    let touched = entries.iter().flat_map(|entry| &entry.touched);
-    let sales = || touched.map(|touched| touched.sale_no).collect();
-    entries.iter().all(is_plain).then(sales)
+    taken(entries, Utc::now()).map(|taken| taken.into_keys().collect())
 }
 
 /// A sale's units in a lane.
@@ -52,6 +56,47 @@ struct Taken {
     free: i64,
     /// What it has given since.
     units: i64,
+}
+
+/// What entries took of each sale, where they are plain by themselves.
+fn taken(entries: &[Entry], now: DateTime<Utc>) -> Option<BTreeMap<i32, Taken>> {
+    let mut taken: BTreeMap<i32, Taken> = BTreeMap::new();
+    for entry in entries {
+        let Body::Reserve(slips) = &entry.body else { return None };
+        if !surely_sane(entry, now) {
+            return None;
+        }
+        let mut units = vec![0; entry.touched.len()];
+        for accepted in slips {
+            let Accepted { sale, slip } = accepted
+                .as_ref()
+                .ok()
+                .filter(|accepted| fault(&accepted.slip).is_none())?;
+            entry
+                .touched
+                .get(*sale)
+                .filter(|of| of.hold_ms > 0 || slip.ttl_ms > 0)?;
+            units[*sale] += i64::from(slip.quantity);
+        }
+        // A call may name sales that the lane does not have; it touched none of them.
+        let touched = entry
+            .touched
+            .iter()
+            .zip(units)
+            .filter(|(touched, _)| touched.sale_no != NO_SALE);
+        for (touched, units) in touched {
+            let first = || Taken {
+                free: touched.free + units,
+                units: 0,
+            };
+            let taken = taken.entry(touched.sale_no).or_insert_with(first);
+            taken.units += units;
+            if touched.free != taken.free - taken.units {
+                return None;
+            }
+        }
+    }
+    Some(taken)
 }
 
 /// A lane's batch, as far as it tells by itself whether it is plain.
@@ -64,31 +109,10 @@ struct Plain<'a> {
 impl<'a> Plain<'a> {
     fn of(batch: Batch<'a>, known: &'a HashSet<Uuid>, poison: &'a Poison) -> Option<Self> {
         let work = batch.work(known, poison, None);
-        plain_sales(batch.entries).filter(|_| batch.entries.iter().all(|entry| surely_sane(entry, work.now)))?;
+        let taken = taken(batch.entries, work.now)?;
         let asks = read_asks(&work);
-        if !asks.iter().all(|ask| ask.claimant().is_some() && ask.hold_ms.is_some()) {
-            return None;
-        }
-        let mut asked: HashMap<(usize, i32), i64> = HashMap::new();
-        for ask in &asks {
-            *asked.entry((ask.part, ask.sale_no)).or_default() += ask.units();
-        }
-        let mut taken: BTreeMap<i32, Taken> = BTreeMap::new();
-        for (part, entry) in batch.entries.iter().enumerate() {
-            for touched in &entry.touched {
-                let units = asked.get(&(part, touched.sale_no)).copied().unwrap_or_default();
-                let first = || Taken {
-                    free: touched.free + units,
-                    units: 0,
-                };
-                let taken = taken.entry(touched.sale_no).or_insert_with(first);
-                taken.units += units;
-                if touched.free != taken.free - taken.units {
-                    return None;
-                }
-            }
-        }
-        Some(Plain { batch, asks, taken })
+        let is_plain = |ask: &Ask<'_>| ask.claimant().is_some() && taken.contains_key(&ask.sale_no);
+        asks.iter().all(is_plain).then_some(Plain { batch, asks, taken })
     }
 
     fn done(&self, settled: Vec<(i32, i64)>) -> Done {
@@ -121,13 +145,12 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn sale_identities(&self, sales: &[i32]) -> Result<SaleIdentities, LedgerError> {
-        let rows: Vec<(i32, String, String, DateTime<Utc>)> = sqlx::query_as(
+        let reading = sqlx::query_as(
             "-- apply.sale_identities
              SELECT sale_no, sku_id, location_id, created_at FROM sale WHERE sale_no = ANY($1)",
         )
-        .bind(sales)
-        .fetch_all(&self.pool)
-        .await?;
+        .bind(sales);
+        let rows: Vec<(i32, String, String, DateTime<Utc>)> = self.fetch_or_close(reading).await?;
         let identity = |(sale_no, sku, location, created_at): (i32, String, String, _)| {
             let item = read_item(&sku, &location)?;
             Ok((sale_no, SaleIdentity { item, created_at }))
@@ -313,15 +336,8 @@ impl Ledger {
             .bind(buyers.keys().map(|(.., user)| format!("u:{user}")).collect::<Vec<_>>())
             .bind(buyers.values().copied().collect::<Vec<_>>())
             .bind(since);
-        let mut connection = self.pool.acquire().await?;
-        connection.doubt();
-        let rows: Result<Vec<BookedRow>, _> = posting.fetch_all(&mut *connection).await;
-        connection.trust();
-        let rows = match rows.map_err(LedgerError::from) {
-            Ok(rows) => {
-                connection.keep();
-                rows
-            }
+        let rows: Vec<BookedRow> = match self.fetch_or_close(posting).await {
+            Ok(rows) => rows,
             // Somebody else got a key or a lane between the look and the writing, or one row can't be stored.
             Err(LedgerError::Retry(_) | LedgerError::Data { .. }) => return Ok(None),
             Err(error) => return Err(error),
@@ -337,5 +353,19 @@ impl Ledger {
             }
         }
         Ok((!settled.is_empty()).then_some(settled))
+    }
+
+    /// Fetches over a connection that is closed where that is not waited for, since its answer may never come.
+    async fn fetch_or_close<R>(&self, query: QueryAs<'_, Postgres, R, PgArguments>) -> Result<Vec<R>, LedgerError>
+    where
+        R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
+    {
+        let mut connection = self.pool.acquire().await?;
+        connection.doubt();
+        let rows = query.fetch_all(&mut *connection).await;
+        connection.trust();
+        let rows = rows?;
+        connection.keep();
+        Ok(rows)
     }
 }

@@ -1,6 +1,6 @@
 //! Lanes are written in one statement, all of them or none, and as each alone would be.
 
-use flashgate::domain::entry::Entry;
+use flashgate::domain::entry::{Entry, Touched};
 use flashgate::domain::lane::{Cursor, LaneNo, Nonce};
 use flashgate::domain::sale::Sale;
 use flashgate::domain::time::Millis;
@@ -8,6 +8,7 @@ use flashgate::ledger::LedgerError;
 use flashgate::ledger::apply::{Batch, Done};
 use uuid::Uuid;
 
+use crate::support::door::until;
 use crate::support::ledger::{Desk, LANES, Lane, of_user, slip, with_key};
 use crate::support::shop::commit;
 
@@ -239,6 +240,25 @@ async fn grants_and_strange_times_are_left_to_each_lane() {
     refused(&desk, &mut lanes, (1, 0)).await;
 }
 
+/// A call may have been for several sales, of which the lane knows some no more.
+#[tokio::test]
+async fn a_call_that_named_sales_in_vain_is_plain() {
+    let desk = Desk::open().await;
+    let (sale, mut lanes) = selling(&desk, "s").await;
+    plain(&sale, &mut lanes);
+    let nowhere = Touched {
+        sale_no: 0,
+        free: 0,
+        hold_ms: 0,
+    };
+    lanes[0].1[1].touched.push(nowhere);
+    let (lane, entries) = &mut lanes[1];
+    entries.push(lane.road.reserve(sale.no, vec![]));
+    let done = desk.at_once(&lanes).await.expect("answers").expect("it is plain");
+    assert_eq!(done.iter().map(|done| done.reserved).sum::<usize>(), 9);
+    desk.assert_books_balance().await;
+}
+
 #[tokio::test]
 async fn a_sale_that_the_lane_does_not_have_is_left_to_it() {
     let desk = Desk::open().await;
@@ -326,9 +346,10 @@ async fn written_behind(desk: &Desk, sale: &Sale, lanes: &[Queue], sql: &str) ->
     let (answer, before) = tokio::join!(desk.at_once_over(&desk.ledger, lanes), async {
         let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
                      AND wait_event_type = 'Lock' AND query LIKE '-- apply.at_once%'";
-        while desk.count(waits).await == 0 {
-            tokio::task::yield_now().await;
-        }
+        until("the statement to wait", async || {
+            (desk.count(waits).await > 0).then_some(())
+        })
+        .await;
         other.commit().await.expect("commits");
         written(desk).await
     });
