@@ -49,7 +49,7 @@ impl Ahead {
         }
     }
 
-    /// The next entries; none: there are none for now.
+    /// The next entries; none: none came while it waited.
     ///
     /// # Errors
     /// Redis can't be asked.

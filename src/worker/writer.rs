@@ -144,7 +144,7 @@ impl<'a> Writer<'a> {
 
 impl Own<'_> {
     /// Writes what follows this cursor, with other lanes where that can be, while the queue is read further, else alone;
-    /// and tells who waits here. `None`: nothing follows for now.
+    /// and tells who waits here. `None`: nothing follows yet.
     async fn carry_next(self, from: Cursor, queue: &mut Ahead) -> Result<Option<Carried>, WriterError> {
         let raw = match queue.next().await {
             Ok(raw) => raw,
