@@ -4,6 +4,7 @@
 //! pieces, or not at all. Which answers are lost follows from a seed.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,10 +14,14 @@ use tokio::io::{self, AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Room for what one read finds.
 const CHUNK: usize = 64 * 1024;
+/// When each side of a silent connection has found out by itself: as long as Postgres keeps a session whose client does not
+/// answer its keep-alives.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(25);
 
 /// What happens on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +53,8 @@ struct Inner {
     trouble: watch::Sender<Trouble>,
     /// Counts the cuts: connections from before one are gone.
     cuts: watch::Sender<u64>,
+    /// Counts the silences: connections from before one carry nothing, and nobody is told.
+    silences: watch::Sender<u64>,
     chance: Mutex<StdRng>,
 }
 
@@ -65,6 +72,7 @@ impl Wire {
                 server: Mutex::new(Some(server)),
                 trouble: watch::Sender::new(Trouble::Calm),
                 cuts: watch::Sender::new(0),
+                silences: watch::Sender::new(0),
                 chance: Mutex::new(StdRng::seed_from_u64(seed)),
             }),
             _end: Arc::new(end.clone().drop_guard()),
@@ -78,7 +86,7 @@ impl Wire {
                         tokio::spawn(async move { end.run_until_cancelled(pass(client, inner)).await });
                     }
                     // It fails for this one connection, or while there are no files left.
-                    Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+                    Err(_) => sleep(Duration::from_millis(10)).await,
                 }
             }
         });
@@ -101,6 +109,12 @@ impl Wire {
         self.inner.cuts.send_modify(|cuts| *cuts += 1);
     }
 
+    /// Carries nothing more on any connection of now, and does not end it: as if an address had moved to another host, or
+    /// a NAT had forgotten. New connections work.
+    pub fn silence(&self) {
+        self.inner.silences.send_modify(|silences| *silences += 1);
+    }
+
     /// Leads to another server from now on; connections to the old one break.
     pub fn lead_to(&self, server: SocketAddr) {
         self.lead(Some(server));
@@ -117,9 +131,9 @@ impl Wire {
     }
 }
 
-/// Carries one connection until either side ends it, it is cut, or an answer gets lost.
+/// Carries one connection until either side ends it, it is cut, or an answer gets lost; or falls silent.
 async fn pass(client: TcpStream, inner: Arc<Inner>) {
-    let mut cuts = inner.cuts.subscribe();
+    let (mut cuts, mut silences) = (inner.cuts.subscribe(), inner.silences.subscribe());
     let Some(server) = *inner.server.lock().unwrap_or_else(PoisonError::into_inner) else {
         return;
     };
@@ -133,10 +147,21 @@ async fn pass(client: TcpStream, inner: Arc<Inner>) {
     server.set_nodelay(true).ok();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
+    // It has both ends, and keeps them while nobody goes on with it.
+    let mut carrying = pin!(async {
+        tokio::select! {
+            _ = ask(from_client, to_server, &inner) => {}
+            _ = answer(from_server, to_client, &inner) => {}
+        }
+    });
     tokio::select! {
-        _ = ask(from_client, to_server, &inner) => {}
-        _ = answer(from_server, to_client, &inner) => {}
+        () = &mut carrying => return,
+        _ = cuts.changed() => return,
+        _ = silences.changed() => {}
+    }
+    tokio::select! {
         _ = cuts.changed() => {}
+        () = sleep(FORGOTTEN_AFTER) => {}
     }
 }
 
@@ -166,7 +191,7 @@ async fn answer(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, inner: &Inner) 
         match now {
             Trouble::Calm | Trouble::Held => to.write_all(&said[..length]).await?,
             Trouble::Late(by) => {
-                tokio::time::sleep(by).await;
+                sleep(by).await;
                 to.write_all(&said[..length]).await?;
             }
             Trouble::Split(size) => {

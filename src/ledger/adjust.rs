@@ -5,12 +5,12 @@
 //! with it in the same transaction; where such units lie in lanes, the caller calls them back first. Changes that
 //! one person may not make alone wait as an approval.
 
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::approval::{Approval, Asked, read_approval};
 use super::balance::{ensure_balance, location_is_known, lock_balance, sku_is_known};
+use super::connection::Connection;
 use super::once::{By, Claim, Key, claim};
 use super::post::{Movement, apply, post};
 pub use super::reason::{Reason, Sign};
@@ -174,7 +174,7 @@ impl Ledger {
 }
 
 /// The adjustment of this id, where it was carried out.
-pub(super) async fn read_adjustment(tx: &mut PgConnection, id: Uuid) -> Result<Option<Adjustment>, LedgerError> {
+pub(super) async fn read_adjustment(tx: &mut Connection, id: Uuid) -> Result<Option<Adjustment>, LedgerError> {
     let row: Option<AdjustmentRow> = sqlx::query_as(
         "-- adjustment.first_answer
          SELECT adjustment_id, event_id, reference_id, before, after FROM adjustment WHERE adjustment_id = $1",
@@ -185,7 +185,7 @@ pub(super) async fn read_adjustment(tx: &mut PgConnection, id: Uuid) -> Result<O
     Ok(row.map(Adjustment::from))
 }
 
-async fn first_answer(tx: &mut PgConnection, id: Uuid) -> Result<Adjusted, LedgerError> {
+async fn first_answer(tx: &mut Connection, id: Uuid) -> Result<Adjusted, LedgerError> {
     if let Some(adjustment) = read_adjustment(tx, id).await? {
         return Ok(Adjusted::Replayed(adjustment));
     }
@@ -210,7 +210,7 @@ pub(super) enum CarriedOut {
 /// Adjusts the balance that is locked and was found like this; of the item's sale, which is locked too where it may
 /// give units, takes what is missing.
 pub(super) async fn carry_out(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: Uuid,
     ask: &Adjust,
     found: Balance,
@@ -245,7 +245,7 @@ pub(super) async fn carry_out(
     Ok(CarriedOut::Done(adjustment))
 }
 
-async fn insert(tx: &mut PgConnection, ask: &Adjust, adjustment: &Adjustment, by: &By) -> Result<(), LedgerError> {
+async fn insert(tx: &mut Connection, ask: &Adjust, adjustment: &Adjustment, by: &By) -> Result<(), LedgerError> {
     sqlx::query(
         "-- adjustment.insert
          INSERT INTO adjustment (adjustment_id, event_id, sku_id, location_id, delta, reason, reference_id, note,

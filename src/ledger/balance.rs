@@ -4,10 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use sqlx::PgConnection;
-
 use super::LedgerError;
 use super::catalogue::safety_movement;
+use super::connection::Connection;
 use super::once::By;
 use super::post::post;
 use crate::domain::balance::Balance;
@@ -41,7 +40,7 @@ impl From<BalanceRow> for Balance {
     }
 }
 
-pub(super) async fn sku_is_known(tx: &mut PgConnection, sku: &Sku) -> Result<bool, LedgerError> {
+pub(super) async fn sku_is_known(tx: &mut Connection, sku: &Sku) -> Result<bool, LedgerError> {
     Ok(
         sqlx::query_scalar("-- sku.is_known\nSELECT EXISTS (SELECT 1 FROM sku WHERE sku_id = $1)")
             .bind(sku.as_str())
@@ -50,7 +49,7 @@ pub(super) async fn sku_is_known(tx: &mut PgConnection, sku: &Sku) -> Result<boo
     )
 }
 
-pub(super) async fn location_is_known(tx: &mut PgConnection, location: &LocationId) -> Result<bool, LedgerError> {
+pub(super) async fn location_is_known(tx: &mut Connection, location: &LocationId) -> Result<bool, LedgerError> {
     Ok(
         sqlx::query_scalar("-- location.is_known\nSELECT EXISTS (SELECT 1 FROM location WHERE location_id = $1)")
             .bind(location.as_str())
@@ -60,7 +59,7 @@ pub(super) async fn location_is_known(tx: &mut PgConnection, location: &Location
 }
 
 /// Makes the balance of a known SKU at a known location, with the SKU's safety stock, where there is none.
-pub(super) async fn ensure_balance(tx: &mut PgConnection, item: &Item, by: &By) -> Result<(), LedgerError> {
+pub(super) async fn ensure_balance(tx: &mut Connection, item: &Item, by: &By) -> Result<(), LedgerError> {
     let kept_back: Option<i64> = sqlx::query_scalar(
         "-- balance.ensure: the SKU is locked, so that a change of its safety stock finds this row, or we find the change
          INSERT INTO inventory_balance (sku_id, location_id, safety_stock)
@@ -83,7 +82,7 @@ pub(super) async fn ensure_balance(tx: &mut PgConnection, item: &Item, by: &By) 
 
 /// Locks the balances of these items, in the order of their key.
 pub(super) async fn lock_balances<'a>(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     items: impl Iterator<Item = &'a Item>,
 ) -> Result<(), LedgerError> {
     let items: BTreeSet<&Item> = items.collect();
@@ -94,7 +93,7 @@ pub(super) async fn lock_balances<'a>(
 }
 
 /// The balance, locked until the transaction ends.
-pub(super) async fn lock_balance(tx: &mut PgConnection, item: &Item) -> Result<Balance, LedgerError> {
+pub(super) async fn lock_balance(tx: &mut Connection, item: &Item) -> Result<Balance, LedgerError> {
     let row: BalanceRow = sqlx::query_as(
         "-- balance.lock_one
          SELECT on_hand, reserved, unavailable, safety_stock, escrowed, sold, damaged, returned

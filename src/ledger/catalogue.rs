@@ -3,10 +3,10 @@
 //! Every write replaces what was there, and repeats change nothing. A change of safety stock is a change of balances
 //! and has its events; whether something is on sale is not decided here.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::balance::{ensure_balance, location_is_known, lock_balance};
+use super::connection::Connection;
 use super::once::{By, Claim, Key, claim};
 use super::post::{Deltas, EventType, Movement, post};
 use super::retry::retried;
@@ -255,7 +255,7 @@ fn read_location(text: &str) -> Result<LocationId, LedgerError> {
     LocationId::try_from(text).map_err(|e| LedgerError::Broken(format!("location {text:?} {e}")))
 }
 
-async fn repeated(tx: &mut PgConnection, key: Option<&Key>) -> Result<Option<Put>, LedgerError> {
+async fn repeated(tx: &mut Connection, key: Option<&Key>) -> Result<Option<Put>, LedgerError> {
     let Some(key) = key else { return Ok(None) };
     Ok(match claim(tx, key, false, Uuid::new_v4()).await? {
         Claim::New => None,

@@ -6,9 +6,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use crate::domain::key::KeyHash;
 use crate::domain::reservation::Cause;
 use crate::ledger::LedgerError;
@@ -70,7 +70,7 @@ pub(super) struct Keys {
 
 impl Keys {
     /// Claims all hashes of the claimants, the first of them first.
-    pub(super) async fn claim(tx: &mut PgConnection, claimants: &[Claimant]) -> Result<Self, LedgerError> {
+    pub(super) async fn claim(tx: &mut Connection, claimants: &[Claimant]) -> Result<Self, LedgerError> {
         let claiming = Claiming::of(claimants);
         if claiming.firsts.is_empty() {
             return Ok(claiming.keys);
@@ -127,7 +127,7 @@ impl Keys {
     }
 
     /// Makes the rows say what was decided.
-    pub(super) async fn settle(self, tx: &mut PgConnection) -> Result<(), LedgerError> {
+    pub(super) async fn settle(self, tx: &mut Connection) -> Result<(), LedgerError> {
         let mut gone = self.gone;
         let mut new = Vec::new();
         for (hash, slot) in self.contended {
@@ -194,7 +194,7 @@ impl Claiming {
     }
 
     /// Finds who has what was not `inserted`.
-    pub(super) async fn look(mut self, tx: &mut PgConnection, mut inserted: usize) -> Result<Keys, LedgerError> {
+    pub(super) async fn look(mut self, tx: &mut Connection, mut inserted: usize) -> Result<Keys, LedgerError> {
         for _ in 0..ROUNDS_MAX {
             if inserted == self.firsts.len() {
                 return Ok(self.keys);
@@ -265,7 +265,7 @@ macro_rules! claim_keys {
 pub(super) use claim_keys;
 
 /// Returns how many rows are new.
-async fn insert(tx: &mut PgConnection, claims: &[(KeyHash, Owner)]) -> Result<usize, LedgerError> {
+async fn insert(tx: &mut Connection, claims: &[(KeyHash, Owner)]) -> Result<usize, LedgerError> {
     let columns = Columns::of(claims);
     let done = sqlx::query(concat!("-- key.claim_all\n", claim_keys!("$1", "$2", "$3", "$4", "")))
         .bind(columns.hashes)
@@ -284,10 +284,7 @@ enum Age {
     Ours,
 }
 
-async fn look(
-    tx: &mut PgConnection,
-    claims: &[(KeyHash, Owner)],
-) -> Result<HashMap<KeyHash, (Owner, Age)>, LedgerError> {
+async fn look(tx: &mut Connection, claims: &[(KeyHash, Owner)]) -> Result<HashMap<KeyHash, (Owner, Age)>, LedgerError> {
     let rows: Vec<(Uuid, Uuid, i64, bool, bool)> = sqlx::query_as(
         "-- apply.look_at_keys: now() is when this transaction began, and stands in the rows that it inserts
          SELECT key_hash, subject_id, fingerprint, derived, created_at = now()

@@ -3,11 +3,9 @@
 //! sqlx's pool asks Postgres after each use whether the connection still works, and gives it to the next only then: a
 //! round trip beside that of every statement. So a connection that has just answered is laid aside here instead, and
 //! whoever comes next takes it as it is. After an error, or where its user went away midway, it goes through the pool,
-//! which waits for the answer and tries it. Between a `BEGIN` and its answer that is not enough: the pool would hand out
-//! a transaction that nobody ends. So who goes away then closes it.
+//! which waits a moment for the answer and tries it.
 
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,12 +13,11 @@ use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
 use futures::{TryFutureExt as _, TryStreamExt as _};
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{
-    PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTransactionManager,
-    PgTypeInfo,
-};
-use sqlx::{Connection as _, Describe, Either, Error, Execute, Executor, Postgres, TransactionManager as _};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
+use sqlx::{Connection as _, Describe, Either, Error, Execute, Executor, Postgres};
 use tokio::time::timeout;
+
+use super::connection::{Connection, Transaction};
 
 /// A connection idle for less is taken to work: no Postgres is back so soon after it died. When it has died since, the
 /// call fails as those in flight did.
@@ -34,6 +31,7 @@ const KEPT_FOR: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(in crate::ledger) struct Connections {
     pool: PgPool,
+    statement_timeout: Duration,
     aside: Arc<Mutex<Aside>>,
 }
 
@@ -66,34 +64,54 @@ impl Ready {
 }
 
 impl Connections {
-    /// At most so many, each waited for, and tried where it has to be, for so long. None is opened yet.
-    pub(in crate::ledger) fn new(connections_max: u32, acquire_timeout: Duration, to: PgConnectOptions) -> Self {
+    /// At most so many, each waited for, and tried where it has to be, for so long; Postgres ends statements that take
+    /// longer than `statement_timeout`. None is opened yet.
+    pub(in crate::ledger) fn new(
+        connections_max: u32,
+        acquire_timeout: Duration,
+        statement_timeout: Duration,
+        to: PgConnectOptions,
+    ) -> Self {
         let options = PgPoolOptions::new()
             .max_connections(connections_max)
             .acquire_timeout(acquire_timeout)
             .test_before_acquire(false)
             .before_acquire(|connection, about| {
                 Box::pin(async move { Ok(about.idle_for < TRUSTED_FOR || connection.ping().await.is_ok()) })
+            })
+            // The pool itself would wait for ever, and count the connection as one in use.
+            .after_release(move |connection, _| {
+                Box::pin(async move { Ok(matches!(timeout(acquire_timeout, connection.ping()).await, Ok(Ok(())))) })
             });
-        Connections::over(options.connect_lazy_with(to))
+        Connections::over(options, statement_timeout, to)
     }
 
-    fn over(pool: PgPool) -> Self {
+    fn over(options: PgPoolOptions, statement_timeout: Duration, to: PgConnectOptions) -> Self {
+        let ms = statement_timeout.as_millis().to_string();
+        let to = to.options([("statement_timeout", ms.as_str())]);
         Connections {
-            pool,
+            pool: options.connect_lazy_with(to),
+            statement_timeout,
             aside: Arc::default(),
         }
     }
 
-    /// So many others, to the same Postgres, with these options changed.
+    /// So many others, to the same Postgres, with these options changed, and statements that take no longer than this.
     pub(in crate::ledger) fn apart(
         &self,
         connections_max: u32,
+        statement_max: Duration,
         change: impl FnOnce(PgConnectOptions) -> PgConnectOptions,
     ) -> Self {
         let to = change((*self.pool.connect_options()).clone());
         let options = self.pool.options().clone().max_connections(connections_max);
-        Connections::over(options.connect_lazy_with(to))
+        Connections::over(options, self.statement_timeout.min(statement_max), to)
+    }
+
+    /// How long an answer may be in coming where Postgres ends a statement after `statement_timeout`, or after the usual
+    /// time: beyond it, as long as a connection that has to be tried.
+    pub(super) fn answer_within(&self, statement_timeout: Option<Duration>) -> Duration {
+        statement_timeout.unwrap_or(self.statement_timeout) + self.pool.options().get_acquire_timeout()
     }
 
     /// A connection for us alone.
@@ -107,12 +125,8 @@ impl Connections {
             }
         }
         let _waiting = Waiting(self);
-        Ok(Connection {
-            inner: Some(self.pool.acquire().await?),
-            left_pool: Instant::now(),
-            in_doubt: false,
-            of: self.clone(),
-        })
+        let connection = self.pool.acquire().await?;
+        Ok(Connection::new(connection, Instant::now(), self.clone()))
     }
 
     /// What was used last; none: whoever asked is counted among those who wait.
@@ -125,19 +139,14 @@ impl Connections {
 
     /// None where it does not work any more.
     async fn tried(&self, ready: Ready) -> Result<Option<Connection>, Error> {
-        let mut connection = Connection {
-            inner: Some(ready.connection),
-            left_pool: ready.left_pool,
-            in_doubt: false,
-            of: self.clone(),
-        };
+        let mut connection = Connection::new(ready.connection, ready.left_pool, self.clone());
         if ready.used.elapsed() < TRUSTED_FOR {
             return Ok(Some(connection));
         }
-        connection.in_doubt = true;
+        connection.doubt();
         match timeout(self.pool.options().get_acquire_timeout(), connection.ping()).await {
             Ok(Ok(())) => {
-                connection.in_doubt = false;
+                connection.trust();
                 Ok(Some(connection))
             }
             Ok(Err(_)) => Ok(None),
@@ -151,7 +160,7 @@ impl Connections {
     }
 
     /// Lays it aside for the next, or gives it to the pool where somebody waits there or it is time to.
-    fn lay_aside(&self, connection: PoolConnection<Postgres>, left_pool: Instant) {
+    pub(super) fn lay_aside(&self, connection: PoolConnection<Postgres>, left_pool: Instant) {
         let used = Instant::now();
         let mut back = Vec::new();
         {
@@ -178,13 +187,7 @@ impl Connections {
     /// # Errors
     /// No connection could be had, or Postgres refused.
     pub(in crate::ledger) async fn begin(&self) -> Result<Transaction, Error> {
-        let mut connection = self.acquire().await?;
-        connection.in_doubt = true;
-        PgTransactionManager::begin(&mut connection, None).await?;
-        connection.in_doubt = false;
-        Ok(Transaction {
-            connection: Some(connection),
-        })
+        Transaction::begin(self.acquire().await?).await
     }
 
     /// Gives all of them back, when those in use are; later calls fail.
@@ -217,128 +220,6 @@ struct Waiting<'a>(&'a Connections);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.lock().waiting -= 1;
-    }
-}
-
-/// A connection. [Kept](Self::keep), it lies ready for the next; dropped, it goes through the pool.
-pub(in crate::ledger) struct Connection {
-    /// There until it is kept or detached.
-    inner: Option<PoolConnection<Postgres>>,
-    left_pool: Instant,
-    /// Dropped now, it is closed.
-    in_doubt: bool,
-    of: Connections,
-}
-
-const THERE: &str = "a connection that is used has neither been kept nor detached";
-
-impl Connection {
-    /// Lays it aside. Only after an answer that was read to its end.
-    pub(in crate::ledger) fn keep(mut self) {
-        let connection = self.inner.take().expect(THERE);
-        self.of.lay_aside(connection, self.left_pool);
-    }
-
-    /// From now on it is closed when it is dropped, for its answer may never come; until it is [trusted](Self::trust).
-    pub(in crate::ledger) fn doubt(&mut self) {
-        self.in_doubt = true;
-    }
-
-    /// It has answered.
-    pub(in crate::ledger) fn trust(&mut self) {
-        self.in_doubt = false;
-    }
-
-    /// A transaction over it.
-    ///
-    /// # Errors
-    /// Postgres refused.
-    pub(in crate::ledger) async fn begin(&mut self) -> Result<sqlx::Transaction<'_, Postgres>, Error> {
-        self.doubt();
-        let Connection { inner, in_doubt, .. } = self;
-        let tx = inner.as_mut().expect(THERE).begin().await?;
-        *in_doubt = false;
-        Ok(tx)
-    }
-
-    /// The connection itself, which the pool forgets.
-    pub(in crate::ledger) fn detach(mut self) -> PgConnection {
-        self.inner.take().expect(THERE).detach()
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        if let Some(connection) = self.inner.take().filter(|_| self.in_doubt) {
-            drop(connection.detach());
-        }
-    }
-}
-
-impl Deref for Connection {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        self.inner.as_ref().expect(THERE)
-    }
-}
-
-impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.inner.as_mut().expect(THERE)
-    }
-}
-
-/// A transaction. Dropped, it is rolled back.
-pub(in crate::ledger) struct Transaction {
-    /// There until it has ended.
-    connection: Option<Connection>,
-}
-
-const OPEN: &str = "a transaction that is used has not ended";
-
-impl Transaction {
-    /// # Errors
-    /// Postgres refused, or it is not known what became of it.
-    pub(in crate::ledger) async fn commit(mut self) -> Result<(), Error> {
-        PgTransactionManager::commit(&mut self).await?;
-        self.end();
-        Ok(())
-    }
-
-    /// # Errors
-    /// Postgres could not be told; it will find out.
-    pub(in crate::ledger) async fn rollback(mut self) -> Result<(), Error> {
-        PgTransactionManager::rollback(&mut self).await?;
-        self.end();
-        Ok(())
-    }
-
-    fn end(&mut self) {
-        self.connection.take().expect(OPEN).keep();
-    }
-}
-
-impl Deref for Transaction {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        self.connection.as_ref().expect(OPEN)
-    }
-}
-
-impl DerefMut for Transaction {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.connection.as_mut().expect(OPEN)
-    }
-}
-
-impl Drop for Transaction {
-    fn drop(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            // The pool, through which it goes now, sends it.
-            PgTransactionManager::start_rollback(connection);
-        }
     }
 }
 

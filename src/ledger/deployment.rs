@@ -30,7 +30,7 @@ impl Ledger {
     /// `Broken` where the database was made with another number of lanes, or with migrations that are not ours.
     pub async fn migrate(&self, lanes: u16) -> Result<(), LedgerError> {
         MIGRATIONS
-            .run(&mut *self.pool.acquire().await?)
+            .run(self.pool.acquire().await?.raw())
             .await
             .map_err(|error| match error {
                 MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => source.into(),

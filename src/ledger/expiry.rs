@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::endings::{Ended, record};
 use super::reservation::{ReservationRow, columns};
 use super::stall::pulse;
@@ -169,7 +170,7 @@ impl Ledger {
 
 /// The overdue rows, carts whole. A cart of which somebody holds a part is left out; one whose time is not over yet, or
 /// of which a part stands still, gets the latest deadline of its parts.
-async fn with_carts(tx: &mut sqlx::PgConnection, overdue: Vec<Overdue>) -> Result<Vec<Overdue>, LedgerError> {
+async fn with_carts(tx: &mut Connection, overdue: Vec<Overdue>) -> Result<Vec<Overdue>, LedgerError> {
     let (parts, mut whole): (Vec<Overdue>, Vec<Overdue>) =
         overdue.into_iter().partition(|found| found.row.cart_id.is_some());
     let carts: BTreeSet<Uuid> = parts.iter().filter_map(|part| part.row.cart_id).collect();
@@ -238,7 +239,7 @@ fn expired(row: ReservationRow) -> Ended {
 }
 
 /// Writes the stalls into the deadlines, so that they are looked at again only when they may be over.
-async fn shift(tx: &mut sqlx::PgConnection, later: &[Overdue]) -> Result<(), LedgerError> {
+async fn shift(tx: &mut Connection, later: &[Overdue]) -> Result<(), LedgerError> {
     let column = |pick: fn(&ReservationRow) -> DateTime<Utc>| later.iter().map(|l| pick(&l.row)).collect::<Vec<_>>();
     sqlx::query(
         "-- expiry.shift

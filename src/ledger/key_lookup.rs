@@ -81,7 +81,7 @@ impl Ledger {
         .bind(sale.item.location.as_str())
         .bind(sale.no)
         .bind(i64::from(rows_max) + 1)
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut connection)
         .await?;
         connection.keep();
         if usize::try_from(rows_max).is_ok_and(|max| rows.len() > max) {

@@ -19,6 +19,7 @@ pub mod balance;
 pub mod catalogue;
 mod claims;
 mod column;
+mod connection;
 mod connections;
 pub mod deployment;
 mod endings;
@@ -80,7 +81,8 @@ pub use snapshot::BuyerPage;
 pub use stall::Beat;
 pub use take::{HOLD_MS, Short, TakeAnswer, TakeAsk};
 
-use connections::{Connections, Transaction};
+use connection::Transaction;
+use connections::Connections;
 use expiry::DueWalk;
 use read_model::ReadPools;
 
@@ -190,14 +192,16 @@ impl Ledger {
     /// empty would scan it when it is not.
     #[must_use]
     pub fn apart(&self, connections_max: u32) -> Ledger {
-        self.over(&self.pool.apart(connections_max, |to| to.options(PLANNED_ONCE)))
+        let change = |to: PgConnectOptions| to.options(PLANNED_ONCE);
+        self.over(&self.pool.apart(connections_max, APART_STATEMENT_MAX, change))
     }
 
-    /// The same for statements that are tried and may fail: a lock that somebody keeps costs half a second.
+    /// The same for statements that are tried and may fail: a lock that somebody keeps costs half a second, and no
+    /// statement takes longer than some seconds.
     #[must_use]
     pub fn apart_in_haste(&self, connections_max: u32) -> Ledger {
         let change = |to: PgConnectOptions| to.options(PLANNED_ONCE).options([("lock_timeout", HASTE)]);
-        self.over(&self.pool.apart(connections_max, change))
+        self.over(&self.pool.apart(connections_max, HASTY_STATEMENT_MAX, change))
     }
 
     async fn begin(&self) -> Result<Transaction, LedgerError> {
@@ -233,6 +237,12 @@ const PLANNED_ONCE: [(&str, &str); 4] = [
     ("jit", "off"),
 ];
 
+/// The longest time of a statement that somebody waits for, or that has to go on: twice what a request is answered within.
+const APART_STATEMENT_MAX: Duration = Duration::from_secs(10);
+
+/// The longest time of a statement that may as well fail.
+const HASTY_STATEMENT_MAX: Duration = Duration::from_secs(3);
+
 /// The longest wait for a lock of whoever can do without.
 const HASTE: &str = "500ms";
 
@@ -245,15 +255,19 @@ fn connect(
     connections_max: u32,
     more: &[(&str, &str)],
 ) -> Result<Connections, LedgerError> {
-    let timeout_ms = settings.statement_timeout.as_millis().to_string();
     let options = PgConnectOptions::from_str(url)?
         .application_name(APPLICATION)
         .options([
-            ("statement_timeout", timeout_ms.as_str()),
             // One stuck transaction would hold back the oldest snapshot of the whole cluster.
             ("idle_in_transaction_session_timeout", "10000"),
+            // A gateway whose host is gone without a word would keep its locks for two hours.
+            ("tcp_keepalives_idle", "10"),
+            ("tcp_keepalives_interval", "5"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", "25000"),
             ("timezone", "UTC"),
         ])
         .options(more.iter().copied());
-    Ok(Connections::new(connections_max, settings.acquire_timeout, options))
+    let (acquire, statement) = (settings.acquire_timeout, settings.statement_timeout);
+    Ok(Connections::new(connections_max, acquire, statement, options))
 }

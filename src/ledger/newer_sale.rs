@@ -8,9 +8,9 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::endings::GrantTicket;
 use super::once::By;
 use super::post::Movement;
@@ -49,7 +49,7 @@ pub(super) struct NewerSales {
 impl NewerSales {
     /// Locks the sales of what these reservations hold. Before the reservations' rows, for sales come first; what a
     /// reservation holds never changes.
-    pub(super) async fn lock(tx: &mut PgConnection, ids: &[Uuid]) -> Result<Self, LedgerError> {
+    pub(super) async fn lock(tx: &mut Connection, ids: &[Uuid]) -> Result<Self, LedgerError> {
         if ids.is_empty() {
             return Ok(NewerSales::default());
         }
@@ -102,7 +102,7 @@ impl NewerSales {
     }
 
     /// Writes what the sales have given. What they have left is for whoever asked for it too.
-    pub(super) async fn settle(&self, tx: &mut PgConnection) -> Result<(), LedgerError> {
+    pub(super) async fn settle(&self, tx: &mut Connection) -> Result<(), LedgerError> {
         if self.given.is_empty() {
             return Ok(());
         }
@@ -185,7 +185,7 @@ impl Ledger {
 }
 
 /// The take-backs for these reservations that are not durable yet.
-async fn asked(tx: &mut PgConnection, parts: &[Uuid]) -> Result<Vec<(Uuid, GrantTicket)>, LedgerError> {
+async fn asked(tx: &mut Connection, parts: &[Uuid]) -> Result<Vec<(Uuid, GrantTicket)>, LedgerError> {
     let rows: Vec<(Uuid, i64, i16)> = sqlx::query_as(
         "-- newer_sale.asked: a statement of its own, so that who waited for the lock sees what its holder asked
          SELECT reservation_id, grant_id, lane FROM lane_grant WHERE reservation_id = ANY($1) AND kind = 'take'",

@@ -3,10 +3,10 @@
 //! The key's row stands in the transaction of the write, so a refused write leaves none and is judged anew; a
 //! concurrent repeat waits for the first to end. Keys of reservations and their endings are not claimed here.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::LedgerError;
+use super::connection::Connection;
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::trace::TraceId;
 
@@ -40,12 +40,7 @@ pub(super) enum Claim {
 }
 
 /// Claims `key` for `subject`, which nobody else names. Waits while another transaction holds it.
-pub(super) async fn claim(
-    tx: &mut PgConnection,
-    key: &Key,
-    derived: bool,
-    subject: Uuid,
-) -> Result<Claim, LedgerError> {
+pub(super) async fn claim(tx: &mut Connection, key: &Key, derived: bool, subject: Uuid) -> Result<Claim, LedgerError> {
     let (holder, fingerprint): (Uuid, i64) = sqlx::query_as(
         "-- key.claim: the update changes nothing; it makes the row of the first comer visible to the second
          INSERT INTO inventory_key AS k (key_hash, subject_id, fingerprint, derived) VALUES ($1, $2, $3, $4)

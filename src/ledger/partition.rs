@@ -5,9 +5,8 @@
 //! lock can't be had at once, the step is left to the next run.
 
 use chrono::{DateTime, NaiveDate, NaiveTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 
-use super::connections::Connection;
+use super::connection::Connection;
 use super::{Ledger, LedgerError};
 use crate::domain::time::Millis;
 
@@ -44,7 +43,7 @@ impl Ledger {
         for days in 0..=DAYS_AHEAD {
             sqlx::query("-- partition.ahead\nSELECT ensure_day($1)")
                 .bind(now + TimeDelta::days(days))
-                .execute(&mut *connection)
+                .execute(&mut connection)
                 .await?;
         }
         let mut done = Upkeep::default();
@@ -71,7 +70,7 @@ fn name_of(tier: &str, day: NaiveDate) -> String {
     format!("{tier}_{}", day.format("%Y_%m_%d"))
 }
 
-async fn hot_days(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, LedgerError> {
+async fn hot_days(connection: &mut Connection) -> Result<Vec<NaiveDate>, LedgerError> {
     let names: Vec<String> = sqlx::query_scalar(
         "-- partition.hot_days
          SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'inventory_reservation'::regclass",
@@ -86,7 +85,7 @@ async fn hot_days(connection: &mut PgConnection) -> Result<Vec<NaiveDate>, Ledge
 
 /// Whether the day's last reservation ended before `before`. A day that has reservations in it has them at its end, so
 /// younger days are not even looked at, and of one with an open reservation the index of these tells.
-async fn is_over(connection: &mut PgConnection, day: NaiveDate, before: DateTime<Utc>) -> Result<bool, LedgerError> {
+async fn is_over(connection: &mut Connection, day: NaiveDate, before: DateTime<Utc>) -> Result<bool, LedgerError> {
     if day.and_time(NaiveTime::MIN).and_utc() + TimeDelta::days(1) > before {
         return Ok(false);
     }
@@ -120,34 +119,34 @@ async fn try_archive(connection: &mut Connection, day: NaiveDate) -> Result<bool
     let from = day.and_time(NaiveTime::MIN).and_utc();
     let until = from + TimeDelta::days(1);
     prove(connection, &hot, from, until).await?;
-    let mut tx = connection.begin().await?;
-    sqlx::query(LOCK_WAIT_MAX).execute(&mut *tx).await?;
+    connection.begin().await?;
+    sqlx::query(LOCK_WAIT_MAX).execute(&mut *connection).await?;
     let known: bool = sqlx::query_scalar("-- partition.is_cold\nSELECT to_regclass($1) IS NOT NULL")
         .bind(&cold)
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut *connection)
         .await?;
     sqlx::query(&format!(
         "-- partition.detach\nALTER TABLE inventory_reservation DETACH PARTITION {hot}"
     ))
-    .execute(&mut *tx)
+    .execute(&mut *connection)
     .await?;
     // Under the lock nobody adds a reservation or brings one back; the index of open ones answers at once.
     let open: bool = sqlx::query_scalar(&format!(
         "-- partition.open\nSELECT EXISTS (SELECT FROM {hot} WHERE status = 'RESERVED')"
     ))
-    .fetch_one(&mut *tx)
+    .fetch_one(&mut *connection)
     .await?;
     if open {
-        tx.rollback().await?;
+        connection.rollback().await?;
         return Ok(false);
     }
     if known {
         // A reservation that came late, after a long outage, had made the day hot again.
         sqlx::query(&format!("-- partition.join\nINSERT INTO {cold} SELECT * FROM {hot}"))
-            .execute(&mut *tx)
+            .execute(&mut *connection)
             .await?;
         sqlx::query(&format!("-- partition.drop\nDROP TABLE {hot}"))
-            .execute(&mut *tx)
+            .execute(&mut *connection)
             .await?;
     } else {
         for step in [
@@ -157,10 +156,10 @@ async fn try_archive(connection: &mut Connection, day: NaiveDate) -> Result<bool
             ),
             format!("ALTER TABLE {cold} DROP CONSTRAINT in_its_day"),
         ] {
-            sqlx::query(&step).execute(&mut *tx).await?;
+            sqlx::query(&step).execute(&mut *connection).await?;
         }
     }
-    tx.commit().await?;
+    connection.commit().await?;
     Ok(true)
 }
 
@@ -172,23 +171,23 @@ async fn prove(
     from: DateTime<Utc>,
     until: DateTime<Utc>,
 ) -> Result<(), LedgerError> {
-    let mut tx = connection.begin().await?;
-    sqlx::query(LOCK_WAIT_MAX).execute(&mut *tx).await?;
+    connection.begin().await?;
+    sqlx::query(LOCK_WAIT_MAX).execute(&mut *connection).await?;
     sqlx::query(&format!(
         "ALTER TABLE {table} DROP CONSTRAINT IF EXISTS in_its_day,
              ADD CONSTRAINT in_its_day CHECK (created_at >= '{from}' AND created_at < '{until}') NOT VALID"
     ))
-    .execute(&mut *tx)
+    .execute(&mut *connection)
     .await?;
-    tx.commit().await?;
+    connection.commit().await?;
     sqlx::query(&format!("ALTER TABLE {table} VALIDATE CONSTRAINT in_its_day"))
-        .execute(&mut **connection)
+        .execute(connection)
         .await?;
     Ok(())
 }
 
 /// Deletes keys of requests made before `before`, but for those whose reservation is open or changed since.
-async fn purge_keys(connection: &mut PgConnection, before: DateTime<Utc>) -> Result<u64, LedgerError> {
+async fn purge_keys(connection: &mut Connection, before: DateTime<Utc>) -> Result<u64, LedgerError> {
     Ok(sqlx::query(
         "-- key.purge: derived keys must outlive their open reservation, and a commit by as long as any key is kept
          DELETE FROM inventory_key WHERE key_hash = ANY (ARRAY(
@@ -212,7 +211,7 @@ async fn purge_keys(connection: &mut PgConnection, before: DateTime<Utc>) -> Res
 
 /// Deletes stalls that ended before `before` and before every open reservation was made. Ended ones have their
 /// deadline written down, stalls included.
-async fn purge_stalls(connection: &mut PgConnection, before: DateTime<Utc>) -> Result<u64, LedgerError> {
+async fn purge_stalls(connection: &mut Connection, before: DateTime<Utc>) -> Result<u64, LedgerError> {
     Ok(sqlx::query(
         "-- stall.purge
          DELETE FROM stall WHERE until_at < $1 AND until_at < coalesce(

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::apply::fault;
+use super::connection::Connection;
 use super::endings::GrantTicket;
 use super::grants::{NewGrant, add_grants};
 use super::{Ledger, LedgerError};
@@ -255,7 +256,7 @@ impl Ledger {
 
 /// Whether the units of a case are on their way. Asked after the case was locked, in a statement of its own: that which
 /// waited for the lock does not see what was inserted meanwhile.
-async fn is_being_taken(tx: &mut sqlx::PgConnection, reservation: Option<Uuid>) -> Result<bool, LedgerError> {
+async fn is_being_taken(tx: &mut Connection, reservation: Option<Uuid>) -> Result<bool, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- quarantine.taking
          SELECT EXISTS (SELECT 1 FROM lane_grant WHERE reservation_id = $1 AND kind = 'retake')",
@@ -266,7 +267,7 @@ async fn is_being_taken(tx: &mut sqlx::PgConnection, reservation: Option<Uuid>) 
 }
 
 /// Gives the refused reservation's row the content that it could not have; returns what Postgres has against it.
-async fn restore(tx: &mut sqlx::PgConnection, id: Uuid, slip: &Slip) -> Result<Option<String>, LedgerError> {
+async fn restore(tx: &mut Connection, id: Uuid, slip: &Slip) -> Result<Option<String>, LedgerError> {
     let done = sqlx::query(
         "-- quarantine.restore
          UPDATE inventory_reservation SET order_id = $2, user_id = $3, quantity = $4, updated_at = clock_timestamp()

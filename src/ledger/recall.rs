@@ -3,9 +3,9 @@
 //! The caller of [`Ledger::patch_sale`] asks ([`Ledger::take_back`]), waits, and patches again. What came back and is
 //! not needed is granted again, by the next call or, where the caller died, by [`Ledger::regrant_recalled`].
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::grants::{NewGrant, add_grants};
 use super::sale::{Locked, LockedRow, lock_sale, locked_columns};
 use super::sale_life::{grant, is_opened, set_recalled};
@@ -113,7 +113,7 @@ impl Ledger {
 }
 
 /// Take-backs to the sale that are not durable yet; moves between its lanes are another matter.
-pub(super) async fn recalls(tx: &mut PgConnection, sale_no: i32) -> Result<Vec<GrantTicket>, LedgerError> {
+pub(super) async fn recalls(tx: &mut Connection, sale_no: i32) -> Result<Vec<GrantTicket>, LedgerError> {
     let rows: Vec<(i64, i16)> = sqlx::query_as(
         "-- grant.recalls
          SELECT grant_id, lane FROM lane_grant WHERE sale_no = $1 AND kind = 'take' AND target_lane IS NULL
@@ -130,7 +130,7 @@ pub(super) async fn recalls(tx: &mut PgConnection, sale_no: i32) -> Result<Vec<G
 }
 
 /// Units of the sale that are reserved or sold in the ledger.
-pub(super) async fn held(tx: &mut PgConnection, sale_no: i32) -> Result<i64, LedgerError> {
+pub(super) async fn held(tx: &mut Connection, sale_no: i32) -> Result<i64, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- sale.held
          SELECT coalesce((SELECT sum(durable) FROM sale_bucket WHERE sale_no = $1), 0)::int8 - released - expired
@@ -144,7 +144,7 @@ pub(super) async fn held(tx: &mut PgConnection, sale_no: i32) -> Result<i64, Led
 /// Asks for `needed` units in all, most from where most are; the fullest lane is asked for what none is known to have.
 /// `late`: the reservation whose late payment needs them.
 pub(super) async fn ask_lanes(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     sale: &Sale,
     needed: i64,
     late: Option<Uuid>,
@@ -194,7 +194,7 @@ pub(super) async fn ask_lanes(
 }
 
 /// Grants what was taken back again, unless more is still coming. Returns the lane that gets it.
-pub(super) async fn regrant(tx: &mut PgConnection, kept: &Locked) -> Result<Option<LaneNo>, LedgerError> {
+pub(super) async fn regrant(tx: &mut Connection, kept: &Locked) -> Result<Option<LaneNo>, LedgerError> {
     let sale = &kept.sale;
     if kept.recalled == 0 || !recalls(tx, sale.no).await?.is_empty() {
         return Ok(None);
@@ -205,7 +205,7 @@ pub(super) async fn regrant(tx: &mut PgConnection, kept: &Locked) -> Result<Opti
 }
 
 /// Grants units to the sale's first lane; dry ones get theirs from it.
-pub(super) async fn grant_first(tx: &mut PgConnection, sale: &Sale, units: i64) -> Result<(), LedgerError> {
+pub(super) async fn grant_first(tx: &mut Connection, sale: &Sale, units: i64) -> Result<(), LedgerError> {
     let units = u32::try_from(units).map_err(|_| LedgerError::Broken(format!("{units} units to grant")))?;
     grant(tx, sale, std::iter::once((sale.lanes[0], Grant::Units(units)))).await
 }

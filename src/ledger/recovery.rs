@@ -7,10 +7,10 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::apply::{Carried, POISON_MAX, Part, Poison, Trial, Work, carry, reservation_ids};
+use super::connection::Connection;
 use super::sale_row::{SaleRow, sale_columns};
 use super::{Ledger, LedgerError};
 use crate::domain::entry::{Body, Entry};
@@ -28,14 +28,14 @@ const KNOWN_STEP: usize = 10_000;
 /// Whoever has it recovers; everyone else waits. It ends with the connection under it, so when it is dropped.
 #[derive(Debug)]
 pub struct RecoveryLock {
-    connection: PgConnection,
+    connection: Connection,
 }
 
 impl RecoveryLock {
     /// Gives the lock back; dropping it does so too, a little later.
     pub async fn release(self) {
         // The server ends the session, and with it the lock, however the goodbye fares.
-        self.connection.close().await.ok();
+        self.connection.close().await;
     }
 }
 
@@ -150,7 +150,7 @@ impl Ledger {
 }
 
 /// Draws an epoch greater than `above`, than all of the lane rows and than all drawn before.
-pub(super) async fn draw_epoch(tx: &mut PgConnection, above: Epoch) -> Result<i64, LedgerError> {
+pub(super) async fn draw_epoch(tx: &mut Connection, above: Epoch) -> Result<i64, LedgerError> {
     sqlx::query("-- recovery.lock_epoch\n SELECT pg_advisory_xact_lock($1)")
         .bind(EPOCH)
         .execute(&mut *tx)
@@ -241,7 +241,7 @@ impl Trial for Settle<'_> {
 }
 
 impl Settle<'_> {
-    async fn hold(&self, tx: &mut PgConnection) -> Result<Option<Held>, LedgerError> {
+    async fn hold(&self, tx: &mut Connection) -> Result<Option<Held>, LedgerError> {
         Ok(sqlx::query_as(
             "-- recovery.hold
              SELECT cursor_seq, cursor_nonce, grant_no, clock_timestamp() AS now FROM lane
@@ -254,7 +254,7 @@ impl Settle<'_> {
     }
 
     /// The reservations of these entries that the ledger has.
-    async fn known(&self, tx: &mut PgConnection, entries: &[&Entry]) -> Result<HashSet<Uuid>, LedgerError> {
+    async fn known(&self, tx: &mut Connection, entries: &[&Entry]) -> Result<HashSet<Uuid>, LedgerError> {
         let mut ids = Vec::new();
         for entry in entries {
             let Body::Reserve(slips) = &entry.body else { continue };
@@ -280,7 +280,7 @@ impl Settle<'_> {
     }
 
     /// The lane's counters become ours, and its settings those of now.
-    async fn set_cursor(&self, tx: &mut PgConnection) -> Result<(), LedgerError> {
+    async fn set_cursor(&self, tx: &mut Connection) -> Result<(), LedgerError> {
         sqlx::query(
             "-- recovery.set_cursor
              UPDATE lane SET cursor_epoch = $2, cursor_seq = 0, cursor_nonce = $3, cursor_total = 0,
@@ -304,7 +304,7 @@ impl Settle<'_> {
     }
 
     /// What the lane's sales may owe the ledger is what the rebuilt lane will have.
-    async fn set_bounds(&self, tx: &mut PgConnection, sales: &[LaneSale]) -> Result<(), LedgerError> {
+    async fn set_bounds(&self, tx: &mut Connection, sales: &[LaneSale]) -> Result<(), LedgerError> {
         sqlx::query(
             "-- recovery.set_bounds
              UPDATE sale_bucket b SET undurable_max = w.undurable_max
@@ -324,7 +324,7 @@ impl Settle<'_> {
         Ok(())
     }
 
-    async fn sales(&self, tx: &mut PgConnection) -> Result<Vec<LaneSale>, LedgerError> {
+    async fn sales(&self, tx: &mut Connection) -> Result<Vec<LaneSale>, LedgerError> {
         let rows: Vec<Bucket> = sqlx::query_as(concat!(
             "-- recovery.sales: a sale whose opening is still to be delivered is not there yet\nSELECT ",
             sale_columns!(),
@@ -347,7 +347,7 @@ impl Settle<'_> {
         rows.into_iter().map(read).collect()
     }
 
-    async fn last_delivered(&self, tx: &mut PgConnection) -> Result<i64, LedgerError> {
+    async fn last_delivered(&self, tx: &mut Connection) -> Result<i64, LedgerError> {
         Ok(sqlx::query_scalar(
             "-- recovery.last_delivered
              SELECT coalesce((SELECT min(grant_no) - 1 FROM lane_grant WHERE lane = $1), grant_no)

@@ -148,7 +148,7 @@ impl Ledger {
             .bind(keys.0)
             .bind(keys.1)
             .bind(until.unwrap_or(DateTime::<Utc>::MAX_UTC))
-            .fetch(&mut *connection);
+            .fetch(&mut connection);
         while let Some(row) = rows.try_next().await? {
             fold.add(&row.read()?);
         }

@@ -9,9 +9,9 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::endings::{Ended, GrantTicket, record};
 use super::grants::{NewGrant, add_grants};
 use super::reservation::{Locked, ReservationRow, lock};
@@ -196,7 +196,7 @@ fn with_status(rows: &Locked, id: ReservationId, status: Status) -> Result<Vec<&
 /// Keeps the sales of a reservation as they are until the end of the transaction. A stop that came between the look at
 /// them and the grants would take the units home before the lane is asked for them, and nobody would wait for that.
 /// Before the reservation's rows, for sales come first.
-async fn hold_sales(tx: &mut PgConnection, id: ReservationId) -> Result<(), LedgerError> {
+async fn hold_sales(tx: &mut Connection, id: ReservationId) -> Result<(), LedgerError> {
     sqlx::query(
         "-- rescue.hold_sales
          SELECT FROM sale s WHERE s.sale_no IN (
@@ -213,7 +213,7 @@ async fn hold_sales(tx: &mut PgConnection, id: ReservationId) -> Result<(), Ledg
 }
 
 /// Whether a sale of one of these items, be it another one than theirs, still has units on their way home.
-async fn is_draining(tx: &mut PgConnection, rows: &[&ReservationRow]) -> Result<bool, LedgerError> {
+async fn is_draining(tx: &mut Connection, rows: &[&ReservationRow]) -> Result<bool, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- rescue.draining
          SELECT EXISTS (

@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::sale_row::read_item;
 use super::{Ledger, LedgerError};
 use crate::domain::id::{Item, OrderId, UserId};
@@ -132,7 +132,7 @@ impl Ledger {
                 " FROM inventory_reservation r LEFT JOIN sale s USING (sale_no) WHERE r.reservation_id = ANY($1)"
             ))
             .bind(&wanted)
-            .fetch_all(&mut *connection)
+            .fetch_all(&mut connection)
             .await?
         };
         rows.extend(read_cold(&mut connection, missing(wanted, &rows)).await?);
@@ -201,7 +201,7 @@ fn is_cart(id: Uuid) -> bool {
 }
 
 /// All parts of these carts, in both tiers.
-async fn read_carts(tx: &mut PgConnection, carts: &[Uuid]) -> Result<Vec<ReservationRow>, LedgerError> {
+async fn read_carts(tx: &mut Connection, carts: &[Uuid]) -> Result<Vec<ReservationRow>, LedgerError> {
     let mut rows: Vec<ReservationRow> = sqlx::query_as(concat!(
         "-- reservation.read_carts\nSELECT ",
         columns!(),
@@ -304,10 +304,7 @@ impl Locked {
 
 /// The rows of these reservations, carts whole. Hot ones are locked in the order of their ids; cold ones can't change
 /// any more.
-pub(super) async fn lock(
-    tx: &mut PgConnection,
-    ids: impl Iterator<Item = ReservationId>,
-) -> Result<Locked, LedgerError> {
+pub(super) async fn lock(tx: &mut Connection, ids: impl Iterator<Item = ReservationId>) -> Result<Locked, LedgerError> {
     let (carts, mut wanted): (Vec<Uuid>, Vec<Uuid>) = ids.map(|id| id.0).partition(|id| is_cart(*id));
     if !carts.is_empty() {
         let parts: Vec<Uuid> = sqlx::query_scalar(
@@ -346,7 +343,7 @@ pub(super) async fn lock(
     Ok(locked)
 }
 
-async fn lock_rows(tx: &mut PgConnection, wanted: &mut Vec<Uuid>) -> Result<Vec<ReservationRow>, LedgerError> {
+async fn lock_rows(tx: &mut Connection, wanted: &mut Vec<Uuid>) -> Result<Vec<ReservationRow>, LedgerError> {
     wanted.sort_unstable();
     wanted.dedup();
     if wanted.is_empty() {
@@ -371,7 +368,7 @@ fn missing(mut wanted: Vec<Uuid>, found: &[ReservationRow]) -> Vec<Uuid> {
 }
 
 /// Read after the hot tier: a day moves from there to here in one step, so what was in neither is nowhere.
-async fn read_cold(tx: &mut PgConnection, ids: Vec<Uuid>) -> Result<Vec<ReservationRow>, LedgerError> {
+async fn read_cold(tx: &mut Connection, ids: Vec<Uuid>) -> Result<Vec<ReservationRow>, LedgerError> {
     if ids.is_empty() {
         return Ok(Vec::new());
     }

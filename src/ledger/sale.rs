@@ -4,10 +4,10 @@
 //! the sale and is in no lane, until the start grants them. What happens to it afterwards stands in `sale_life`.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::balance::{ensure_balance, location_is_known, lock_balance, sku_is_known};
+use super::connection::Connection;
 use super::once::{By, Claim, Key, claim};
 use super::post::{Deltas, EventType, Movement, post};
 use super::retry::retried;
@@ -215,7 +215,7 @@ impl Ledger {
 }
 
 /// The sale, locked against other changes of it; endings, which only refer to it, go on.
-pub(super) async fn lock_sale(tx: &mut PgConnection, id: &SaleId) -> Result<Option<Locked>, LedgerError> {
+pub(super) async fn lock_sale(tx: &mut Connection, id: &SaleId) -> Result<Option<Locked>, LedgerError> {
     let row: Option<LockedRow> = sqlx::query_as(concat!(
         "-- sale.lock\nSELECT ",
         locked_columns!(),
@@ -228,7 +228,7 @@ pub(super) async fn lock_sale(tx: &mut PgConnection, id: &SaleId) -> Result<Opti
 }
 
 /// The sale of an item that has not ended, locked like [`lock_sale`].
-pub(super) async fn lock_sale_of(tx: &mut PgConnection, item: &Item) -> Result<Option<Locked>, LedgerError> {
+pub(super) async fn lock_sale_of(tx: &mut Connection, item: &Item) -> Result<Option<Locked>, LedgerError> {
     let row: Option<LockedRow> = sqlx::query_as(concat!(
         "-- sale.lock_of_item: of an item's sales only one is not drained\nSELECT ",
         locked_columns!(),
@@ -261,7 +261,7 @@ pub(super) fn escrow_movement(sale: &Sale, units: i64, reason: &str, by: &By) ->
     }
 }
 
-async fn replay(tx: &mut PgConnection, id: &SaleId) -> Result<Created, LedgerError> {
+async fn replay(tx: &mut Connection, id: &SaleId) -> Result<Created, LedgerError> {
     let Locked { sale, .. } = lock_sale(tx, id)
         .await?
         .ok_or_else(|| LedgerError::Broken(format!("a key names sale {id}, which is not there")))?;
@@ -275,7 +275,7 @@ async fn replay(tx: &mut PgConnection, id: &SaleId) -> Result<Created, LedgerErr
 
 /// Draws the sale's number and its lanes: neighbours, beginning where its number says, so that sales spread. `Err` with
 /// the number of lanes where those are too few.
-async fn choose_lanes(tx: &mut PgConnection, buckets: u16) -> Result<Result<(i32, Vec<i16>), u16>, LedgerError> {
+async fn choose_lanes(tx: &mut Connection, buckets: u16) -> Result<Result<(i32, Vec<i16>), u16>, LedgerError> {
     let (sale_no, lanes): (i64, i32) = sqlx::query_as(
         "-- sale.draw_number
          SELECT nextval(pg_get_serial_sequence('sale', 'sale_no')), lanes FROM deployment",
@@ -292,11 +292,7 @@ async fn choose_lanes(tx: &mut PgConnection, buckets: u16) -> Result<Result<(i32
     Ok(Ok((i32::try_from(sale_no).map_err(broken)?, chosen.collect())))
 }
 
-async fn insert(
-    tx: &mut PgConnection,
-    new: &NewSale,
-    (sale_no, lanes): (i32, Vec<i16>),
-) -> Result<Locked, LedgerError> {
+async fn insert(tx: &mut Connection, new: &NewSale, (sale_no, lanes): (i32, Vec<i16>)) -> Result<Locked, LedgerError> {
     let row: LockedRow = sqlx::query_as(concat!(
         "-- sale.insert: nothing is granted yet, so the whole allocation is with the sale itself
          INSERT INTO sale AS s (sale_no, sale_id, sku_id, location_id, state, allocation, recalled, recalled_at,
@@ -342,7 +338,7 @@ pub(super) struct Due {
     pub(super) ends_too_early: bool,
 }
 
-pub(super) async fn read_due(tx: &mut PgConnection, sale_no: i32) -> Result<Due, LedgerError> {
+pub(super) async fn read_due(tx: &mut Connection, sale_no: i32) -> Result<Due, LedgerError> {
     Ok(sqlx::query_as(
         "-- sale.read_due
          SELECT coalesce(starts_at <= clock_timestamp(), false) AS starts,

@@ -91,7 +91,7 @@ impl Ledger {
              WHERE sale_no = $1",
         )
         .bind(sale_no)
-        .fetch_optional(&mut *connection)
+        .fetch_optional(&mut connection)
         .await?;
         let buckets: Vec<BucketRow> = sqlx::query_as(
             "-- sale_bucket.read
@@ -101,12 +101,12 @@ impl Ledger {
              WHERE sale_no = $1 ORDER BY array_position(s.lanes, b.lane)",
         )
         .bind(sale_no)
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut connection)
         .await?;
         let frozen_for: Option<Option<String>> =
             sqlx::query_scalar("-- sale.read_frozen_for\nSELECT frozen_for FROM sale WHERE sale_no = $1")
                 .bind(sale_no)
-                .fetch_optional(&mut *connection)
+                .fetch_optional(&mut connection)
                 .await?;
         connection.keep();
         let sum = |pick: fn(&BucketRow) -> i64| buckets.iter().map(pick).sum();

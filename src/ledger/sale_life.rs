@@ -6,9 +6,9 @@
 //! commit the balance's escrow equals what is in counters, on the way there, or recalled.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::grants::{NewGrant, add_grants};
 use super::once::{By, Claim, Key, claim};
 use super::post::post;
@@ -138,7 +138,7 @@ pub(super) fn is_opened(sale: &Sale) -> bool {
 
 /// Brings the locked sale into another state, along the table of [`step`]. Returns what is on the way to its lanes.
 pub(super) async fn enter(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     kept: &mut Locked,
     to: SaleState,
     by: &By,
@@ -163,7 +163,7 @@ pub(super) async fn enter(
     in_motion(tx, kept.sale.no).await
 }
 
-async fn set_state(tx: &mut PgConnection, sale: &mut Sale, to: SaleState) -> Result<(), LedgerError> {
+async fn set_state(tx: &mut Connection, sale: &mut Sale, to: SaleState) -> Result<(), LedgerError> {
     sale.thaws_to = (to == SaleState::Frozen).then_some(sale.state);
     sale.state = to;
     sqlx::query(
@@ -181,7 +181,7 @@ async fn set_state(tx: &mut PgConnection, sale: &mut Sale, to: SaleState) -> Res
 }
 
 /// Sends the sale's settings to each of its lanes.
-pub(super) async fn tell_lanes(tx: &mut PgConnection, sale: &Sale) -> Result<(), LedgerError> {
+pub(super) async fn tell_lanes(tx: &mut Connection, sale: &Sale) -> Result<(), LedgerError> {
     let settings = sale.settings();
     grant(
         tx,
@@ -193,7 +193,7 @@ pub(super) async fn tell_lanes(tx: &mut PgConnection, sale: &Sale) -> Result<(),
 
 /// Appends messages to lanes, in this order.
 pub(super) async fn grant(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     sale: &Sale,
     messages: impl Iterator<Item = (LaneNo, Grant)>,
 ) -> Result<(), LedgerError> {
@@ -219,7 +219,7 @@ pub(super) fn spread(sale: &Sale, units: i64) -> Result<Vec<(LaneNo, u32)>, Ledg
 }
 
 /// Makes the sale known to its lanes and grants them all that it has.
-async fn open(tx: &mut PgConnection, kept: &Locked) -> Result<(), LedgerError> {
+async fn open(tx: &mut Connection, kept: &Locked) -> Result<(), LedgerError> {
     let sale = &kept.sale;
     let opened = sale.lanes.iter().map(|lane| (*lane, Grant::Open(sale.settings())));
     let shares = spread(sale, kept.recalled)?;
@@ -229,7 +229,7 @@ async fn open(tx: &mut PgConnection, kept: &Locked) -> Result<(), LedgerError> {
 }
 
 /// Takes all units back from these lanes.
-async fn take_all(tx: &mut PgConnection, sale: &Sale, lanes: &[LaneNo]) -> Result<(), LedgerError> {
+async fn take_all(tx: &mut Connection, sale: &Sale, lanes: &[LaneNo]) -> Result<(), LedgerError> {
     let take = Grant::Take {
         units: EVERYTHING,
         target: None,
@@ -238,7 +238,7 @@ async fn take_all(tx: &mut PgConnection, sale: &Sale, lanes: &[LaneNo]) -> Resul
 }
 
 /// Sets the units that belong to the sale and are in no lane, nor on the way to one.
-pub(super) async fn set_recalled(tx: &mut PgConnection, sale_no: i32, units: i64) -> Result<(), LedgerError> {
+pub(super) async fn set_recalled(tx: &mut Connection, sale_no: i32, units: i64) -> Result<(), LedgerError> {
     sqlx::query("-- sale.set_recalled\nUPDATE sale SET recalled = $2 WHERE sale_no = $1")
         .bind(sale_no)
         .bind(units)
@@ -248,7 +248,7 @@ pub(super) async fn set_recalled(tx: &mut PgConnection, sale_no: i32, units: i64
 }
 
 /// Commits were refused since the freeze: deadlines get that time back.
-async fn end_freeze(tx: &mut PgConnection, kept: &Locked) -> Result<(), LedgerError> {
+async fn end_freeze(tx: &mut Connection, kept: &Locked) -> Result<(), LedgerError> {
     let (Some(from), until): (Option<DateTime<Utc>>, DateTime<Utc>) = (
         kept.frozen_at,
         sqlx::query_scalar("-- sale.thaws_at\nSELECT clock_timestamp()")
@@ -264,7 +264,7 @@ async fn end_freeze(tx: &mut PgConnection, kept: &Locked) -> Result<(), LedgerEr
 }
 
 /// Messages to the sale's lanes that change its settings or bring units, and are not durably delivered.
-pub(super) async fn in_motion(tx: &mut PgConnection, sale_no: i32) -> Result<Vec<GrantTicket>, LedgerError> {
+pub(super) async fn in_motion(tx: &mut Connection, sale_no: i32) -> Result<Vec<GrantTicket>, LedgerError> {
     let rows: Vec<(i64, i16)> = sqlx::query_as(
         "-- grant.of_sale
          SELECT grant_id, lane FROM lane_grant WHERE sale_no = $1 AND kind IN ('open', 'settings', 'units')
@@ -281,7 +281,7 @@ pub(super) async fn in_motion(tx: &mut PgConnection, sale_no: i32) -> Result<Vec
 }
 
 /// Returns the units of an ended, locked sale if all are in; see [`Ledger::finish_drain`].
-async fn drain(tx: &mut PgConnection, kept: &mut Locked, by: &By) -> Result<bool, LedgerError> {
+async fn drain(tx: &mut Connection, kept: &mut Locked, by: &By) -> Result<bool, LedgerError> {
     let sale = &mut kept.sale;
     let (moving, left, known): (bool, Vec<i16>, Vec<i16>) = sqlx::query_as(
         "-- sale.drain_state: one statement, one snapshot: no unit can be seen in neither place

@@ -5,10 +5,10 @@
 
 use std::num::NonZeroU32;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::balance::lock_balance;
+use super::connection::Connection;
 use super::once::{By, Claim, Key, claim};
 use super::post::post;
 use super::recall::{grant_first, recalls};
@@ -170,7 +170,7 @@ impl SalePatch {
 
 /// Sets units aside and grants them, or keeps them with a sale that has not started.
 async fn raise(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     sale: &Sale,
     recalled: i64,
     units: i64,
@@ -197,7 +197,7 @@ async fn raise(
 
 /// Gives units that are in no lane back to the balance, and what was taken back beyond them back to the lanes.
 pub(super) async fn lower(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     sale: &Sale,
     recalled: i64,
     units: i64,
@@ -218,7 +218,7 @@ pub(super) async fn lower(
 }
 
 /// Writes the allocation alone.
-pub(super) async fn set_allocation(tx: &mut PgConnection, sale: &Sale) -> Result<(), LedgerError> {
+pub(super) async fn set_allocation(tx: &mut Connection, sale: &Sale) -> Result<(), LedgerError> {
     sqlx::query(
         "-- sale.set_allocation
          UPDATE sale SET allocation = $2, updated_at = clock_timestamp() WHERE sale_no = $1",
@@ -230,7 +230,7 @@ pub(super) async fn set_allocation(tx: &mut PgConnection, sale: &Sale) -> Result
     Ok(())
 }
 
-async fn store(tx: &mut PgConnection, sale: &Sale) -> Result<(), LedgerError> {
+async fn store(tx: &mut Connection, sale: &Sale) -> Result<(), LedgerError> {
     sqlx::query(
         "-- sale.patch
          UPDATE sale SET allocation = $2, per_user_limit = $3, rate_per_second = $4, rate_burst = $5, hold_ms = $6,

@@ -8,9 +8,9 @@
 //! reservation may remember the last that it was given.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
+use super::connection::Connection;
 use super::{Ledger, LedgerError};
 use crate::domain::lane::LaneNo;
 use crate::domain::time::Millis;
@@ -75,7 +75,7 @@ impl Ledger {
 }
 
 /// Moves the pulse to now; returns whether a silence ended, which then is written down.
-pub(super) async fn pulse(tx: &mut PgConnection) -> Result<bool, LedgerError> {
+pub(super) async fn pulse(tx: &mut Connection) -> Result<bool, LedgerError> {
     let last = lock_pulse(tx).await?;
     let now: DateTime<Utc> = sqlx::query_scalar(
         "-- pulse.beat\nUPDATE pulse SET beat_at = greatest(beat_at, clock_timestamp()) RETURNING beat_at",
@@ -95,7 +95,7 @@ pub(super) async fn pulse(tx: &mut PgConnection) -> Result<bool, LedgerError> {
 /// # Errors
 /// Postgres could not be asked.
 pub(super) async fn record_freeze_end(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     sale_no: i32,
     from: Millis,
     until: Millis,
@@ -104,7 +104,7 @@ pub(super) async fn record_freeze_end(
     insert(tx, Some(sale_no), from.to_utc(), until.to_utc()).await
 }
 
-async fn lock_pulse(tx: &mut PgConnection) -> Result<DateTime<Utc>, LedgerError> {
+async fn lock_pulse(tx: &mut Connection) -> Result<DateTime<Utc>, LedgerError> {
     Ok(
         sqlx::query_scalar("-- pulse.lock\nSELECT beat_at FROM pulse FOR NO KEY UPDATE")
             .fetch_one(&mut *tx)
@@ -113,7 +113,7 @@ async fn lock_pulse(tx: &mut PgConnection) -> Result<DateTime<Utc>, LedgerError>
 }
 
 async fn insert(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     sale_no: Option<i32>,
     from: DateTime<Utc>,
     until: DateTime<Utc>,

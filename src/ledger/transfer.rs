@@ -5,13 +5,13 @@
 //! side is undone with everything else, at once and by Postgres, and no units are ever on neither side. Nothing of a
 //! refused transfer is kept, so the same one may be asked for again when the receiving side can take it.
 
-use sqlx::PgConnection;
 use sqlx::types::Json;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::balance::{ensure_balance, lock_balance, lock_balances, sku_is_known};
+use super::connection::Connection;
 use super::once::{By, Claim, Key, claim};
 use super::post::{Deltas, EventType, Movement, Posted, post};
 use super::retry::retried;
@@ -199,7 +199,7 @@ impl TransferAsk {
         }
     }
 
-    async fn insert(&self, tx: &mut PgConnection, from: Posted, to: Posted, by: &By) -> Result<Transfer, LedgerError> {
+    async fn insert(&self, tx: &mut Connection, from: Posted, to: Posted, by: &By) -> Result<Transfer, LedgerError> {
         let side = |posted: Posted| Side {
             before: posted.before,
             after: posted.after,
@@ -235,7 +235,7 @@ impl TransferAsk {
 }
 
 /// The transfer of this id, where there is one.
-async fn read(tx: &mut PgConnection, ask: &TransferAsk) -> Result<Option<Transferred>, LedgerError> {
+async fn read(tx: &mut Connection, ask: &TransferAsk) -> Result<Option<Transferred>, LedgerError> {
     let row: Option<TransferRow> = sqlx::query_as(
         "-- transfer.read
          SELECT sku_id, from_location, to_location, quantity, from_event, to_event, images, created_at FROM transfer
@@ -262,7 +262,7 @@ async fn read(tx: &mut PgConnection, ask: &TransferAsk) -> Result<Option<Transfe
 }
 
 /// Whether the location is open, where it is known; it stays so until the transaction ends.
-async fn location(tx: &mut PgConnection, id: &LocationId) -> Result<Option<bool>, LedgerError> {
+async fn location(tx: &mut Connection, id: &LocationId) -> Result<Option<bool>, LedgerError> {
     Ok(
         sqlx::query_scalar("-- location.is_open\nSELECT active FROM location WHERE location_id = $1 FOR SHARE")
             .bind(id.as_str())

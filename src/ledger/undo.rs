@@ -5,13 +5,13 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::json;
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::adjust::{Adjust, Adjustment, AdjustmentRow, Reason};
 use super::approval::{Approval, Asked, waiting_undo};
 use super::balance::lock_balance;
+use super::connection::Connection;
 use super::image::DeltaRow;
 use super::once::By;
 use super::post::{Deltas, EventType, Movement, apply, post};
@@ -127,7 +127,7 @@ impl Ledger {
 
 /// Takes back the adjustment of this event, to which a second person has agreed.
 pub(super) async fn take_back(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: Uuid,
     event_id: i64,
     note: Option<&str>,
@@ -144,7 +144,7 @@ pub(super) async fn take_back(
 }
 
 /// What an undo of this event would do, with its balance locked; or why there is none.
-async fn look(tx: &mut PgConnection, event_id: i64) -> Result<Result<Reversal, Undone>, LedgerError> {
+async fn look(tx: &mut Connection, event_id: i64) -> Result<Result<Reversal, Undone>, LedgerError> {
     let Some(wrong) = lock_adjustment(tx, event_id).await? else {
         return Ok(Err(if event_is_known(tx, event_id).await? {
             Undone::NotUndoable
@@ -200,7 +200,7 @@ impl Reversal {
 
     async fn carry_out(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         id: Uuid,
         note: Option<&str>,
         by: &By,
@@ -236,7 +236,7 @@ impl Reversal {
 }
 
 /// The adjustment of an event; two undos of it wait for each other here.
-async fn lock_adjustment(tx: &mut PgConnection, event_id: i64) -> Result<Option<Wrong>, LedgerError> {
+async fn lock_adjustment(tx: &mut Connection, event_id: i64) -> Result<Option<Wrong>, LedgerError> {
     Ok(sqlx::query_as(
         "-- undo.lock
          SELECT sku_id, location_id, delta, reference_id, created_at, undoes IS NOT NULL AS is_undo
@@ -247,7 +247,7 @@ async fn lock_adjustment(tx: &mut PgConnection, event_id: i64) -> Result<Option<
     .await?)
 }
 
-async fn event_is_known(tx: &mut PgConnection, event_id: i64) -> Result<bool, LedgerError> {
+async fn event_is_known(tx: &mut Connection, event_id: i64) -> Result<bool, LedgerError> {
     Ok(
         sqlx::query_scalar("-- undo.event\nSELECT EXISTS (SELECT 1 FROM inventory_event WHERE event_id = $1)")
             .bind(event_id)
@@ -256,7 +256,7 @@ async fn event_is_known(tx: &mut PgConnection, event_id: i64) -> Result<bool, Le
     )
 }
 
-async fn first_undo(tx: &mut PgConnection, event_id: i64) -> Result<Option<Adjustment>, LedgerError> {
+async fn first_undo(tx: &mut Connection, event_id: i64) -> Result<Option<Adjustment>, LedgerError> {
     let row: Option<AdjustmentRow> = sqlx::query_as(
         "-- undo.first_answer
          SELECT adjustment_id, event_id, reference_id, before, after FROM adjustment WHERE undoes = $1",
@@ -267,7 +267,7 @@ async fn first_undo(tx: &mut PgConnection, event_id: i64) -> Result<Option<Adjus
     Ok(row.map(Adjustment::from))
 }
 
-async fn read_deltas(tx: &mut PgConnection, event_id: i64, near: DateTime<Utc>) -> Result<DeltaRow, LedgerError> {
+async fn read_deltas(tx: &mut Connection, event_id: i64, near: DateTime<Utc>) -> Result<DeltaRow, LedgerError> {
     Ok(sqlx::query_as(
         "-- undo.deltas
          SELECT on_hand_delta, reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta,
@@ -282,7 +282,7 @@ async fn read_deltas(tx: &mut PgConnection, event_id: i64, near: DateTime<Utc>) 
 }
 
 async fn insert(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     undo: &Adjustment,
     wrong: &Wrong,
     undoes: i64,

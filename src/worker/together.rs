@@ -25,8 +25,6 @@ const CONNECTIONS_MAX: u32 = 1;
 const ROWS_MAX: usize = 256;
 /// … and of a lane that would have to wait for it.
 const SHARE_MAX: usize = 128;
-/// How long a statement is waited for.
-const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// Most sales that are remembered.
 const SALES_MAX: usize = 16_384;
 /// How long nothing is tried after a statement that wrote nothing, at least: as long as that took, …
@@ -63,7 +61,7 @@ pub(super) struct Together {
 }
 
 impl Together {
-    /// Nothing yet, over a connection of its own on which nobody waits long for a lock.
+    /// Nothing yet, over a connection of its own on which nobody waits long for a lock or for an answer.
     pub(super) fn new(context: &Context) -> Self {
         let context = Context {
             ledger: context.ledger.apart_in_haste(CONNECTIONS_MAX),
@@ -118,20 +116,10 @@ impl Together {
         };
         while let Some(asked) = self.next() {
             let started = Instant::now();
-            let done = match tokio::time::timeout(ANSWER_WITHIN, self.write(&asked)).await {
-                Ok(Ok(done)) => done,
-                Ok(Err(error)) => {
-                    tracing::warn!(lanes = asked.len(), %error, "lanes could not be written together");
-                    None
-                }
-                Err(_) => {
-                    tracing::warn!(
-                        lanes = asked.len(),
-                        "lanes were to be written together, and no answer came"
-                    );
-                    None
-                }
-            };
+            let done = self.write(&asked).await.unwrap_or_else(|error| {
+                tracing::warn!(lanes = asked.len(), %error, "lanes could not be written together");
+                None
+            });
             let written = done.as_ref().map_or(0, Vec::len);
             metrics::histogram!(metric::WRITER_FLUSH_LANES).record(u32::try_from(written).unwrap_or(u32::MAX));
             self.note(written > 0, started.elapsed());

@@ -1,14 +1,20 @@
-//! Connections to Postgres that lie ready between calls: whoever waits gets one, and none is used that is not whole.
+//! Connections to Postgres that lie ready between calls: whoever waits gets one, none is used that is not whole, and where
+//! no answer comes nobody waits for ever.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use flashgate::domain::id::Item;
+use flashgate::drill::wire::Wire;
 use flashgate::ledger::adjust::Adjusted;
-use flashgate::ledger::{Ledger, LedgerError};
+use flashgate::ledger::{Ledger, LedgerError, Settings};
 use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
+use crate::support::door::until;
 use crate::support::ledger::{Desk, by, received};
+use crate::support::servers::shared;
+use crate::support::wire::{server_of, wired};
 
 const OURS: &str = "FROM pg_stat_activity WHERE application_name = 'flashgate' AND datname = current_database()";
 
@@ -125,4 +131,144 @@ fn a_ledger_may_be_dropped_after_its_runtime() {
     });
     drop(runtime);
     drop(ledger);
+}
+
+/// Connections that nobody gives up on for a reset: there is none.
+struct Silent {
+    wire: Wire,
+    desk: Desk,
+    server: SocketAddr,
+    /// Over the wire.
+    ledger: Ledger,
+}
+
+/// How long a statement may take there, and a connection be tried.
+const SHORT: Duration = Duration::from_millis(500);
+
+impl Silent {
+    async fn new() -> Silent {
+        let url = shared().await.tcp_database().await;
+        let desk = Desk::at(&url).await;
+        let server = server_of(&url);
+        let (wire, url) = wired(&url).await;
+        let ledger = Ledger::new(&Settings {
+            connections_max: 1,
+            acquire_timeout: SHORT,
+            statement_timeout: SHORT,
+            ..Settings::new(&url)
+        });
+        let ledger = ledger.expect("an address");
+        ledger.now().await.expect("answers");
+        Silent {
+            wire,
+            desk,
+            server,
+            ledger,
+        }
+    }
+
+    /// Another one does, soon.
+    async fn works(&self) {
+        let answers = async {
+            while let Err(error) = self.ledger.now().await {
+                assert!(matches!(error, LedgerError::Unavailable(_)), "{error}");
+            }
+        };
+        timeout(Duration::from_secs(10), answers)
+            .await
+            .expect("a connection that answers");
+    }
+}
+
+#[tokio::test]
+async fn a_statement_whose_answer_never_comes_is_given_up() {
+    let silent = Silent::new().await;
+    silent.wire.silence();
+    // Too early to be tried before.
+    let unanswered = timeout(Duration::from_secs(10), silent.ledger.now()).await;
+    let error = unanswered.expect("it ends").expect_err("nobody answers");
+    assert!(matches!(error, LedgerError::Unavailable(_)), "{error}");
+    silent.works().await;
+}
+
+#[tokio::test]
+async fn a_transaction_whose_answer_never_comes_is_given_up() {
+    let silent = Silent::new().await;
+    let item = silent.desk.stock("a", 100).await;
+    let mut held = silent.desk.pool.begin().await.expect("begins");
+    sqlx::query("SELECT FROM inventory_balance WHERE sku_id = 'a' FOR UPDATE")
+        .execute(&mut *held)
+        .await
+        .expect("locks");
+    let falls_silent = async {
+        sleep(SHORT / 2).await;
+        silent.wire.silence();
+    };
+    let waiting = timeout(Duration::from_secs(10), receive(&silent.ledger, &item, 7));
+    let (unanswered, ()) = tokio::join!(waiting, falls_silent);
+    let error = unanswered.expect("it ends").expect_err("nobody answers");
+    assert!(matches!(error, LedgerError::Unavailable(_)), "{error}");
+    held.rollback().await.expect("lets go");
+    silent.works().await;
+}
+
+#[tokio::test]
+async fn a_silent_connection_that_is_dropped_midway_keeps_nobody_waiting() {
+    let silent = Silent::new().await;
+    let mut unanswered = Box::pin(silent.ledger.now());
+    silent.wire.silence();
+    assert!(timeout(SHORT / 4, &mut unanswered).await.is_err());
+    drop(unanswered);
+    silent.works().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_fell_silent_while_it_lay_ready_is_replaced() {
+    let silent = Silent::new().await;
+    silent.wire.silence();
+    sleep(Duration::from_millis(150)).await;
+    silent.works().await;
+}
+
+#[tokio::test]
+async fn what_may_take_long_is_waited_for() {
+    let silent = Silent::new().await;
+    let mut held = silent.desk.pool.begin().await.expect("begins");
+    sqlx::query("LOCK TABLE inventory_event IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *held)
+        .await
+        .expect("locks");
+    let lets_go = async {
+        sleep(SHORT * 5).await;
+        held.rollback().await.expect("lets go");
+    };
+    let (audit, ()) = tokio::join!(silent.ledger.audit(), lets_go);
+    assert!(audit.expect("it waits").differences.is_empty());
+}
+
+/// Else a session whose gateway is gone without a word keeps what it has locked, for two hours.
+#[tokio::test]
+async fn postgres_asks_whether_we_are_still_there() {
+    let silent = Silent::new().await;
+    let clients: Vec<i32> = sqlx::query_scalar(&format!("SELECT client_port {OURS}"))
+        .fetch_all(&silent.desk.pool)
+        .await
+        .expect("Postgres answers");
+    assert!(!clients.is_empty());
+    let hex = |text: &str| i64::from_str_radix(text, 16).expect("a number");
+    let asks = |socket: &str| {
+        let words: Vec<&str> = socket.split_whitespace().collect();
+        let port = |word: usize| words[word].split_once(':').map(|(_, port)| hex(port));
+        let (timer, when) = words[5].split_once(':').expect("a timer");
+        let ours = |client: &i32| port(2) == Some(i64::from(*client));
+        // A keep-alive, in hundredths of a second.
+        let soon = timer == "02" && hex(when) <= 1_000;
+        port(1) == Some(silent.server.port().into()) && clients.iter().any(ours) && soon
+    };
+    until("what was sent to be acknowledged", async || {
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("Linux tells of its sockets");
+        let asked = sockets.lines().skip(1).filter(|socket| asks(socket)).count();
+        (asked == clients.len()).then_some(())
+    })
+    .await;
 }

@@ -81,6 +81,7 @@ faults! {
     LosePostgresReplies "lose_postgres_replies" Nothing "replies of Postgres are dropped, with their connections",
     DelayPostgresReplies "delay_postgres_replies" Nothing "replies of Postgres take longer",
     SplitPostgresReplies "split_postgres_replies" Nothing "replies of Postgres come in small pieces",
+    SilencePostgres "silence_postgres" Nothing "connections to Postgres carry nothing more and don't end; new ones work",
     FullRedis "full_redis" Nothing "Redis is at maxmemory, then has room again",
     FullDisk "full_disk" Nothing "Postgres' disk is full, then has room again",
     ClockAhead "clock_ahead" Nothing "a gateway's clock jumps ahead by 5 min, and later back",
@@ -93,7 +94,11 @@ faults! {
 /// server first that another one stops.
 const PAIRABLE: [&[Fault]; 4] = [
     &[Fault::KillGateway],
-    &[Fault::LoseRedisReplies, Fault::LosePostgresReplies],
+    &[
+        Fault::LoseRedisReplies,
+        Fault::LosePostgresReplies,
+        Fault::SilencePostgres,
+    ],
     &[
         Fault::KillRedis,
         Fault::PauseRedis,
@@ -212,6 +217,7 @@ impl Fault {
             Fault::LosePostgresReplies => Ok(traffic::postgres(scene, Trouble::Lossy(25))),
             Fault::DelayPostgresReplies => Ok(traffic::postgres_late(scene)),
             Fault::SplitPostgresReplies => Ok(traffic::postgres(scene, Trouble::Split(7))),
+            Fault::SilencePostgres => Ok(traffic::silence_postgres(scene)),
             Fault::FullRedis => limits::fill_redis(scene),
             Fault::FullDisk => limits::fill_disk(scene),
             Fault::ClockAhead => clock::jump(scene, 300).await,

@@ -51,6 +51,16 @@ pub(super) fn postgres(scene: &mut Scene<'_>, trouble: Trouble) -> Wound {
     Wound::Wires
 }
 
+/// Nobody mends it: each connection is found out by whoever waits for its answer.
+pub(super) fn silence_postgres(scene: &mut Scene<'_>) -> Wound {
+    scene
+        .stack
+        .gateways
+        .iter()
+        .for_each(|gateway| gateway.postgres.silence());
+    Wound::Over
+}
+
 /// On one side or the other of what a gateway waits for.
 pub(super) fn redis_late(scene: &mut Scene<'_>) -> Wound {
     let by = Duration::from_millis(scene.chance.random_range(50..1_500));

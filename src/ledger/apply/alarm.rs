@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
-
 use super::ask::Ask;
 use super::book::Books;
 use super::decide::{Decided, Fate};
@@ -11,10 +9,11 @@ use crate::domain::lane::LaneNo;
 use crate::domain::reconciliation::FreezeCause;
 use crate::domain::reservation::Cause;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// Raises one alarm for each sale of which units were refused as surplus, and one for each whose counter drifted.
 pub(super) async fn raise(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     lane: LaneNo,
     asks: &[Ask<'_>],
     decided: &Decided,

@@ -11,9 +11,6 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::{PgArguments, PgRow};
-use sqlx::query::QueryAs;
-use sqlx::{FromRow, Postgres};
 use uuid::Uuid;
 
 use super::ask::{Ask, fault, read_asks};
@@ -145,12 +142,13 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn sale_identities(&self, sales: &[i32]) -> Result<SaleIdentities, LedgerError> {
-        let reading = sqlx::query_as(
+        let rows: Vec<(i32, String, String, DateTime<Utc>)> = sqlx::query_as(
             "-- apply.sale_identities
              SELECT sale_no, sku_id, location_id, created_at FROM sale WHERE sale_no = ANY($1)",
         )
-        .bind(sales);
-        let rows: Vec<(i32, String, String, DateTime<Utc>)> = self.fetch_or_close(reading).await?;
+        .bind(sales)
+        .fetch_all(&self.pool)
+        .await?;
         let identity = |(sale_no, sku, location, created_at): (i32, String, String, _)| {
             let item = read_item(&sku, &location)?;
             Ok((sale_no, SaleIdentity { item, created_at }))
@@ -336,7 +334,7 @@ impl Ledger {
             .bind(buyers.keys().map(|(.., user)| format!("u:{user}")).collect::<Vec<_>>())
             .bind(buyers.values().copied().collect::<Vec<_>>())
             .bind(since);
-        let rows: Vec<BookedRow> = match self.fetch_or_close(posting).await {
+        let rows: Vec<BookedRow> = match posting.fetch_all(&self.pool).await.map_err(LedgerError::from) {
             Ok(rows) => rows,
             // Somebody else got a key or a lane between the look and the writing, or one row can't be stored.
             Err(LedgerError::Retry(_) | LedgerError::Data { .. }) => return Ok(None),
@@ -353,19 +351,5 @@ impl Ledger {
             }
         }
         Ok((!settled.is_empty()).then_some(settled))
-    }
-
-    /// Fetches over a connection that is closed where that is not waited for, since its answer may never come.
-    async fn fetch_or_close<R>(&self, query: QueryAs<'_, Postgres, R, PgArguments>) -> Result<Vec<R>, LedgerError>
-    where
-        R: for<'r> FromRow<'r, PgRow> + Send + Unpin,
-    {
-        let mut connection = self.pool.acquire().await?;
-        connection.doubt();
-        let rows = query.fetch_all(&mut *connection).await;
-        connection.trust();
-        let rows = rows?;
-        connection.keep();
-        Ok(rows)
     }
 }

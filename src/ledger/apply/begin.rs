@@ -1,7 +1,6 @@
 //! How a writer's transaction begins: in one statement.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 
 use super::ask::Ask;
 use super::book::{Books, books};
@@ -11,6 +10,7 @@ use crate::domain::entry::{Body, Entry};
 use crate::domain::grant::{Delivered, Grant};
 use crate::ledger::LedgerError;
 use crate::ledger::claims::{Claimant, Claiming, claim_keys};
+use crate::ledger::connection::Connection;
 
 /// What is surely a sane time whatever Postgres' clock says, which is ours give or take some seconds.
 const SURELY_SANE: TimeDelta = TimeDelta::hours(12);
@@ -37,7 +37,7 @@ struct Row {
 /// done. The books are as they were before the lane was locked: whoever changes them changes the lane's epoch or cursor
 /// too, but for a late payment of an ended sale, which adds to what the books add to.
 pub(super) async fn begin(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     batch: &Batch<'_>,
     sales: &[i32],
     claiming: Option<Claiming>,

@@ -7,12 +7,13 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgRow;
-use sqlx::{FromRow, PgConnection, Row as _};
+use sqlx::{FromRow, Row as _};
 
 use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
 use crate::domain::sale::LaneSettings;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 use crate::ledger::sale_row::read_item;
 
 /// A sale's units in the lane.
@@ -100,7 +101,7 @@ pub(super) use books;
 
 impl Books {
     /// Reads the books of these sales; sales that the ledger lacks are left out.
-    pub(super) async fn read(tx: &mut PgConnection, lane: LaneNo, sales: &[i32]) -> Result<Self, LedgerError> {
+    pub(super) async fn read(tx: &mut Connection, lane: LaneNo, sales: &[i32]) -> Result<Self, LedgerError> {
         let rows = sqlx::query(concat!("-- apply.books\n", books!("$1", "$2")))
             .bind(lane.to_i16())
             .bind(sales)
@@ -167,7 +168,7 @@ impl Books {
     }
 
     /// Writes the books of the sales that the lane has.
-    pub(super) async fn write(&self, tx: &mut PgConnection, lane: LaneNo) -> Result<(), LedgerError> {
+    pub(super) async fn write(&self, tx: &mut Connection, lane: LaneNo) -> Result<(), LedgerError> {
         let open: Vec<(i32, &Book)> = self.iter().filter(|(_, book)| book.open).collect();
         if open.is_empty() {
             return Ok(());

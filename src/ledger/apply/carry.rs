@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::ask::{Ask, read_asks};
@@ -20,6 +19,7 @@ use crate::domain::lane::LaneNo;
 use crate::domain::reservation_id::IdKey;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::{Claimant, Claiming, Keys};
+use crate::ledger::connection::Connection;
 use crate::ledger::grants::add_grants;
 
 /// An entry and how much of it counts.
@@ -86,7 +86,7 @@ pub(in crate::ledger) struct Tally {
 }
 
 /// Carries what a recovery found.
-pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> Result<Carried, LedgerError> {
+pub(in crate::ledger) async fn carry(tx: &mut Connection, work: &Work<'_>) -> Result<Carried, LedgerError> {
     hold_recalled_sales(tx, work).await?;
     let books = Books::read(tx, work.lane, &work.sales()).await?;
     let mut asks = read_asks(work);
@@ -96,7 +96,7 @@ pub(in crate::ledger) async fn carry(tx: &mut PgConnection, work: &Work<'_>) -> 
 
 /// Carries a batch whose transaction has begun: with the books, and the keys where they are claimed already.
 pub(super) async fn carry_begun(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     work: &Work<'_>,
     asks: Vec<Ask<'_>>,
     books: Books,
@@ -107,7 +107,7 @@ pub(super) async fn carry_begun(
 }
 
 async fn carry_asks(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     work: &Work<'_>,
     asks: Vec<Ask<'_>>,
     mut books: Books,
@@ -201,7 +201,7 @@ pub(super) fn recalls(grant: &Grant) -> bool {
 }
 
 /// Locks the sales that will get units back, since sales come before all else.
-async fn hold_recalled_sales(tx: &mut PgConnection, work: &Work<'_>) -> Result<(), LedgerError> {
+async fn hold_recalled_sales(tx: &mut Connection, work: &Work<'_>) -> Result<(), LedgerError> {
     let mut sales: Vec<i32> = Vec::new();
     for part in work.parts.iter().filter(|part| part.whole) {
         let Body::Grant { delivered, .. } = &part.entry.body else {

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::carry::Work;
@@ -11,6 +10,7 @@ use crate::domain::grant::{Delivered, Grant};
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation_id::IdKey;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// How far what was delivered is what the ledger had to deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ pub(super) fn delivered<'a>(work: &Work<'a>) -> Vec<Report<'a>> {
 /// that will be rebuilt, then also those without a number that say the same. A Postgres that fell back has forgotten
 /// these numbers, and the units may be held already by reservations that are still to be carried.
 pub(super) async fn take_rows(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     lane: LaneNo,
     rebuild: bool,
     reports: &[Report<'_>],
@@ -99,7 +99,7 @@ pub(super) async fn take_rows(
 }
 
 /// Deletes the lane's rows without a number that say what these grants say, one for each; whether there was one.
-async fn take_waiting(tx: &mut PgConnection, lane: LaneNo, reports: &[Report<'_>]) -> Result<Vec<bool>, LedgerError> {
+async fn take_waiting(tx: &mut Connection, lane: LaneNo, reports: &[Report<'_>]) -> Result<Vec<bool>, LedgerError> {
     let mut rows: Vec<(i64, i32, Vec<u8>)> = sqlx::query_as(
         "-- apply.waiting_grants
          SELECT grant_id, sale_no, body FROM lane_grant WHERE lane = $1 AND grant_no IS NULL ORDER BY grant_id",

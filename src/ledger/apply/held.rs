@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 
 use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// Lanes tell the time by Postgres' clock, give or take less than this.
 pub(super) const CLOCK_SLACK: TimeDelta = TimeDelta::days(1);
@@ -41,7 +41,7 @@ pub(super) use held;
 impl<'a> Held<'a> {
     /// Reads what these users have of these sales, none of which is older than `since`.
     pub(super) async fn read(
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         lane: LaneNo,
         mut users: Vec<(i32, &'a str)>,
         since: DateTime<Utc>,

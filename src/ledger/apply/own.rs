@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::ask::read_asks;
@@ -15,6 +14,7 @@ use crate::domain::entry::Entry;
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation_id::IdKey;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// A reservation that was written.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub(in crate::ledger) struct Own {
 /// Writes those reservations of `entry` that `accepted` names, as if a writer had carried them: rows, balances, events,
 /// and the bucket's counter, which must have their units. The lane and the keys are the caller's.
 pub(in crate::ledger) async fn write_own(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     lane: LaneNo,
     id_key: &IdKey,
     entry: &Entry,

@@ -1,14 +1,13 @@
 //! Puts aside what Postgres can't store, as it stood in the queue, for an admin to look at.
 
-use sqlx::PgConnection;
-
 use super::ask::Ask;
 use super::decide::Decided;
 use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 pub(super) async fn add(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     lane: LaneNo,
     asks: &[Ask<'_>],
     decided: &Decided,

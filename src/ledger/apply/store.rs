@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::ask::Ask;
@@ -13,6 +12,7 @@ use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 use crate::ledger::post::{Deltas, EventType, Instant, Made, MadeRow, Movement, post_made};
 use crate::ledger::take::LATE_PAYMENT;
 
@@ -74,7 +74,7 @@ pub(super) fn made_row<'a>(lane: LaneNo, ask: &'a Ask<'a>, fate: Fate, item: &'a
 const RESCUED_S: i32 = 30;
 
 /// Reservations that were there before, and are taken anew or have ended.
-pub(super) async fn subjects(tx: &mut PgConnection, decided: &Decided) -> Result<(), LedgerError> {
+pub(super) async fn subjects(tx: &mut Connection, decided: &Decided) -> Result<(), LedgerError> {
     if !decided.retaken.is_empty() {
         let ids: Vec<Uuid> = decided.retaken.iter().map(|subject| subject.id).collect();
         sqlx::query(
@@ -124,7 +124,7 @@ pub(super) async fn subjects(tx: &mut PgConnection, decided: &Decided) -> Result
 /// Makes the reservations, and moves the balances: escrowed to reserved for what is held now, and back
 /// for what has ended.
 pub(super) async fn reservations(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     work: &Work<'_>,
     asks: &[Ask<'_>],
     decided: &Decided,
@@ -197,7 +197,7 @@ fn movement(item: &Item, event: EventType, units: i64) -> Movement {
 }
 
 /// Units that were taken back go to their sales; the rows are locked since the beginning.
-pub(super) async fn recalled(tx: &mut PgConnection, recalled: &BTreeMap<i32, i64>) -> Result<(), LedgerError> {
+pub(super) async fn recalled(tx: &mut Connection, recalled: &BTreeMap<i32, i64>) -> Result<(), LedgerError> {
     if recalled.is_empty() {
         return Ok(());
     }
@@ -214,7 +214,7 @@ pub(super) async fn recalled(tx: &mut PgConnection, recalled: &BTreeMap<i32, i64
 }
 
 /// Counts what ended without an ending of ours.
-pub(super) async fn tallies(tx: &mut PgConnection, ended: &[Ended]) -> Result<(), LedgerError> {
+pub(super) async fn tallies(tx: &mut Connection, ended: &[Ended]) -> Result<(), LedgerError> {
     if ended.is_empty() {
         return Ok(());
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::id::Item;
@@ -10,6 +9,7 @@ use crate::domain::key::KeyHash;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::Claimant;
+use crate::ledger::connection::Connection;
 use crate::ledger::sale_row::read_item;
 
 /// A reservation that a grant ends or takes anew.
@@ -53,7 +53,7 @@ pub(super) fn lines(order: &str, item: &Item) -> [KeyHash; 2] {
 
 impl Subject {
     /// Reads and locks these reservations, as far as they are in the hot tier.
-    pub(super) async fn read(tx: &mut PgConnection, mut ids: Vec<Uuid>) -> Result<HashMap<Uuid, Subject>, LedgerError> {
+    pub(super) async fn read(tx: &mut Connection, mut ids: Vec<Uuid>) -> Result<HashMap<Uuid, Subject>, LedgerError> {
         if ids.is_empty() {
             return Ok(HashMap::new());
         }

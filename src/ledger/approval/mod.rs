@@ -7,7 +7,6 @@
 
 mod row;
 
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -23,6 +22,7 @@ use super::undo::{Undone, take_back};
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
 use crate::domain::trace::TraceId;
+use crate::ledger::connection::Connection;
 
 /// Which adjustments wait for a second person, undos among them. Those for `stock_received` and `return_processed` never
 /// do: a delivery or a customer speaks for them. What a count says is corrected without a person up to the smaller of
@@ -259,7 +259,7 @@ impl Ledger {
 
     pub(super) async fn insert_approval(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         id: Uuid,
         asked: Asked<'_>,
         by: &By,

@@ -1,7 +1,6 @@
 //! Approvals as rows: how they are read, locked and decided.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -10,6 +9,7 @@ use crate::domain::id::Item;
 use crate::domain::time::Millis;
 use crate::ledger::LedgerError;
 use crate::ledger::adjust::Adjust;
+use crate::ledger::connection::Connection;
 use crate::ledger::reason::Reason;
 use crate::ledger::sale_row::read_item;
 
@@ -138,7 +138,7 @@ impl ApprovalRow {
     }
 }
 
-pub(in crate::ledger) async fn read_approval(tx: &mut PgConnection, id: Uuid) -> Result<Option<Approval>, LedgerError> {
+pub(in crate::ledger) async fn read_approval(tx: &mut Connection, id: Uuid) -> Result<Option<Approval>, LedgerError> {
     let row: Option<ApprovalRow> = sqlx::query_as(concat!(
         "-- approval.read\nSELECT ",
         columns!(),
@@ -152,7 +152,7 @@ pub(in crate::ledger) async fn read_approval(tx: &mut PgConnection, id: Uuid) ->
 
 /// The undo of this event that waits, if one does; it is not locked.
 pub(in crate::ledger) async fn waiting_undo(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     event_id: i64,
 ) -> Result<Option<Approval>, LedgerError> {
     let row: Option<ApprovalRow> = sqlx::query_as(concat!(
@@ -166,7 +166,7 @@ pub(in crate::ledger) async fn waiting_undo(
     row.map(ApprovalRow::read).transpose()
 }
 
-pub(super) async fn lock_approval(tx: &mut PgConnection, id: Uuid) -> Result<Option<Approval>, LedgerError> {
+pub(super) async fn lock_approval(tx: &mut Connection, id: Uuid) -> Result<Option<Approval>, LedgerError> {
     let row: Option<ApprovalRow> = sqlx::query_as(concat!(
         "-- approval.lock\nSELECT ",
         columns!(),
@@ -179,7 +179,7 @@ pub(super) async fn lock_approval(tx: &mut PgConnection, id: Uuid) -> Result<Opt
 }
 
 pub(super) async fn decide(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: Uuid,
     status: &str,
     person: &str,
@@ -201,7 +201,7 @@ pub(super) async fn decide(
 }
 
 /// Deletes the keys of requests of which nothing came.
-pub(super) async fn give_keys_back(tx: &mut PgConnection, approvals: &[Uuid]) -> Result<(), LedgerError> {
+pub(super) async fn give_keys_back(tx: &mut Connection, approvals: &[Uuid]) -> Result<(), LedgerError> {
     sqlx::query(
         "-- approval.give_keys_back
          DELETE FROM inventory_key k USING approval a

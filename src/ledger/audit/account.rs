@@ -6,10 +6,9 @@
 use std::collections::HashMap;
 
 use futures::TryStreamExt;
-use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::{Ledger, LedgerError};
+use super::{Ledger, LedgerError, at_length};
 use crate::domain::account::{Account, BucketAccount, Change, Deed, Kept, LaneAccount, SaleAccount, Stock};
 use crate::domain::id::{Item, OrderId, SaleId, UserId};
 use crate::domain::key::KeyHash;
@@ -19,6 +18,7 @@ use crate::domain::reservation_id::ReservationId;
 use crate::domain::sale::SaleState;
 use crate::domain::time::Millis;
 use crate::ledger::balance::BalanceRow;
+use crate::ledger::connection::Connection;
 use crate::ledger::image::{AfterRow, DeltaRow};
 use crate::ledger::recon::RESTORED;
 use crate::ledger::sale_row::read_item;
@@ -107,9 +107,7 @@ impl Ledger {
     /// Postgres can't be asked.
     pub async fn account(&self) -> Result<Account, LedgerError> {
         let mut tx = self.snapshot().await?;
-        sqlx::raw_sql("SET LOCAL statement_timeout = '600s'; SET LOCAL work_mem = '64MB'")
-            .execute(&mut *tx)
-            .await?;
+        at_length(&mut tx).await?;
         let read_at: chrono::DateTime<chrono::Utc> = sqlx::query_scalar("-- account.now\n SELECT now()")
             .fetch_one(&mut *tx)
             .await?;
@@ -125,7 +123,7 @@ impl Ledger {
     }
 }
 
-async fn reservations(tx: &mut PgConnection) -> Result<Vec<Kept>, LedgerError> {
+async fn reservations(tx: &mut Connection) -> Result<Vec<Kept>, LedgerError> {
     const COLUMNS: &str = "reservation_id, order_id, user_id, sku_id, location_id, quantity, status::text AS status,
         cause, first_id, sale_no, lane, key_hash, explicit_key, cart_id IS NOT NULL AS in_cart";
     let statement = format!(
@@ -163,7 +161,7 @@ impl KeptRow {
     }
 }
 
-async fn stock(tx: &mut PgConnection) -> Result<Vec<Stock>, LedgerError> {
+async fn stock(tx: &mut Connection) -> Result<Vec<Stock>, LedgerError> {
     let rows: Vec<StockRow> = sqlx::query_as(
         "-- account.stock
          SELECT sku_id, location_id, on_hand, reserved, unavailable, safety_stock, escrowed, sold, damaged, returned
@@ -223,7 +221,7 @@ impl ChangeRow {
     }
 }
 
-async fn sales(tx: &mut PgConnection) -> Result<Vec<SaleAccount>, LedgerError> {
+async fn sales(tx: &mut Connection) -> Result<Vec<SaleAccount>, LedgerError> {
     let buckets: Vec<BucketRow> = sqlx::query_as(
         "-- account.buckets: a lane may get units before it has a counter
          SELECT sale_no, lane, coalesce(counter, 0) AS counter, coalesce(g.units, 0)::int8 AS on_the_way,
@@ -271,7 +269,7 @@ async fn sales(tx: &mut PgConnection) -> Result<Vec<SaleAccount>, LedgerError> {
     rows.into_iter().map(read).collect()
 }
 
-async fn lanes(tx: &mut PgConnection) -> Result<Vec<LaneAccount>, LedgerError> {
+async fn lanes(tx: &mut Connection) -> Result<Vec<LaneAccount>, LedgerError> {
     let rows: Vec<LaneRow> = sqlx::query_as(
         "-- account.lanes
          SELECT lane, state = 'open' AS open, epoch, cursor_epoch, cursor_seq,

@@ -1,11 +1,10 @@
 //! Balances against events: a balance is the sum of its events, each event begins where the one before it ended, and
 //! what is set aside is what sales have.
 
-use sqlx::PgConnection;
-
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// A figure of an item that stands in two places.
 #[derive(sqlx::FromRow)]
@@ -28,7 +27,7 @@ struct Gap {
     found: i64,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let sums = sums(tx).await?;
     audit.take(differences(
         Kind::BalanceSum,
@@ -60,7 +59,7 @@ pub(super) fn differences(kind: Kind, says: &str, figures: Vec<Figure>) -> Vec<D
     figures.into_iter().map(difference).collect()
 }
 
-async fn sums(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn sums(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.sums: safety stock has no delta; its events say how many units became available
          WITH summed AS (
@@ -85,7 +84,7 @@ async fn sums(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
     .await?)
 }
 
-async fn gaps(tx: &mut PgConnection) -> Result<Vec<Gap>, LedgerError> {
+async fn gaps(tx: &mut Connection) -> Result<Vec<Gap>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.gaps: whoever posts holds the balance while it draws the event's id, so the ids of an item are in the
          -- order of its changes; the first begins with nothing. A figure that was brought back to its events tells so in
@@ -125,7 +124,7 @@ impl Gap {
     }
 }
 
-async fn reservations(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn reservations(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.balance_reservations
          WITH summed AS (
@@ -148,7 +147,7 @@ async fn reservations(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError>
     .await?)
 }
 
-async fn escrow(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn escrow(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.escrow: at every commit
          WITH had AS (

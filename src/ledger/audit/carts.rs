@@ -1,13 +1,13 @@
 //! Carts: all parts are there, and stand alike. A part that a late payment has taken again is, until the commit, as expired
 //! as those that it could not get yet.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 #[derive(sqlx::FromRow)]
 struct Torn {
@@ -18,7 +18,7 @@ struct Torn {
     alike: bool,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let torn: Vec<Torn> = sqlx::query_as(
         "-- audit.carts
          SELECT cart_id, parts, told, statuses, alike FROM (

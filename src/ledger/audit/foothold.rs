@@ -1,9 +1,8 @@
 //! A lane as the ledger has it at one instant: the place from which its queue leads to what Redis has now.
 
-use sqlx::PgConnection;
-
 use crate::domain::id::Item;
 use crate::domain::lane::{Cursor, Epoch, LaneNo};
+use crate::ledger::connection::Connection;
 use crate::ledger::lane::Row as LaneRow;
 use crate::ledger::sale_row::read_item;
 use crate::ledger::{Ledger, LedgerError};
@@ -141,7 +140,7 @@ impl Ledger {
     }
 }
 
-pub(super) async fn foothold(tx: &mut PgConnection, lane: LaneNo) -> Result<(Foothold, Option<String>), LedgerError> {
+pub(super) async fn foothold(tx: &mut Connection, lane: LaneNo) -> Result<(Foothold, Option<String>), LedgerError> {
     let row: LaneRow = sqlx::query_as(
         "-- audit.lane
          SELECT l.lane, l.epoch, l.state = 'open' AS open,

@@ -1,13 +1,13 @@
 //! Idempotency keys against reservations: an open one is protected by its key and its order's line, an ended one keeps
 //! no order from reserving again.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 #[derive(sqlx::FromRow)]
 struct Missing {
@@ -28,7 +28,7 @@ struct Left {
     rows: i64,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let missing = missing(tx).await?;
     audit.take(missing.iter().map(Missing::difference).collect());
     let left = left(tx).await?;
@@ -36,7 +36,7 @@ pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<()
     Ok(())
 }
 
-async fn missing(tx: &mut PgConnection) -> Result<Vec<Missing>, LedgerError> {
+async fn missing(tx: &mut Connection) -> Result<Vec<Missing>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.keys_missing: its key, and where the client chose that, the order's line as well
          SELECT r.reservation_id, sku_id, location_id, explicit_key, count(k.key_hash) AS rows,
@@ -66,7 +66,7 @@ impl Missing {
     }
 }
 
-async fn left(tx: &mut PgConnection) -> Result<Vec<Left>, LedgerError> {
+async fn left(tx: &mut Connection) -> Result<Vec<Left>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.keys_left: derived keys of reservations that ended otherwise than by a commit, or are not there;
          -- carts and adjustments and approvals have derived keys too

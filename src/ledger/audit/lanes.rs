@@ -1,7 +1,6 @@
 //! Lanes and their grants: numbers without gaps, rows that say what their message says, and what an operator should
 //! know of lanes that nobody serves.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Audit, rows_max};
@@ -10,6 +9,7 @@ use crate::domain::grant::Grant;
 use crate::domain::lane::LaneNo;
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 use crate::ledger::grants::units;
 
 #[derive(sqlx::FromRow)]
@@ -41,13 +41,13 @@ struct State {
     waiting: i64,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     check_grants(tx, audit).await?;
     notes(tx, audit).await
 }
 
 /// Numbers and messages of grants that wait.
-pub(super) async fn check_grants(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check_grants(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let numbers = numbers(tx).await?;
     audit.take(numbers.iter().map(Numbers::difference).collect());
     let rows = rows(tx).await?;
@@ -57,7 +57,7 @@ pub(super) async fn check_grants(tx: &mut PgConnection, audit: &mut Audit) -> Re
     Ok(())
 }
 
-async fn numbers(tx: &mut PgConnection) -> Result<Vec<Numbers>, LedgerError> {
+async fn numbers(tx: &mut Connection) -> Result<Vec<Numbers>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.grant_numbers: what waits is the end of the lane's numbers, without a gap
          SELECT l.lane, l.grant_no, min(g.grant_no) AS first, max(g.grant_no) AS last, count(*) AS rows
@@ -79,7 +79,7 @@ impl Numbers {
     }
 }
 
-async fn rows(tx: &mut PgConnection) -> Result<Vec<Row>, LedgerError> {
+async fn rows(tx: &mut Connection) -> Result<Vec<Row>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.grants
          SELECT g.lane, sale_id, grant_id, kind::text AS kind, units, g.reservation_id, body, r.status::text AS status
@@ -124,7 +124,7 @@ impl Row {
     }
 }
 
-async fn notes(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+async fn notes(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let lanes: Vec<State> = sqlx::query_as(
         "-- audit.lanes
          SELECT lane, state = 'open' AS open, owner IS NOT NULL AS owned,

@@ -1,10 +1,9 @@
 //! What of the ledger's own books is checked all the time: what is set aside for sales that have not ended, and the grants
 //! on their way. Both are small at any moment, however long the sales have been.
 
-use sqlx::PgConnection;
-
 use super::{Audit, lanes, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
+use crate::ledger::connection::Connection;
 use crate::ledger::{Ledger, LedgerError};
 
 #[derive(sqlx::FromRow)]
@@ -31,7 +30,7 @@ impl Ledger {
     }
 }
 
-async fn escrow(tx: &mut PgConnection) -> Result<Vec<Difference>, LedgerError> {
+async fn escrow(tx: &mut Connection) -> Result<Vec<Difference>, LedgerError> {
     let rows: Vec<SetAside> = sqlx::query_as(
         "-- audit.live_escrow: of an item's sales only one is not drained
          SELECT * FROM (

@@ -19,16 +19,20 @@ mod reservations;
 mod sales;
 mod snapshot;
 
-use sqlx::PgConnection;
+use std::time::Duration;
 
 use super::{Ledger, LedgerError, Transaction};
 use crate::domain::difference::Difference;
+use crate::ledger::connection::Connection;
 
 pub use buyers::{BuyerRow, BuyersView};
 pub use foothold::{BucketView, Foothold, LaneView, PendingCorrection};
 
 /// Most differences of one kind that are named: who has more has one fault, many times.
 const NAMED_MAX: usize = 1_000;
+
+/// Millions of events are summed up and sorted: that takes longer than any other statement may.
+const STATEMENT_MAX: Duration = Duration::from_secs(600);
 
 /// What the audit found.
 #[derive(Clone, Debug, Default)]
@@ -61,11 +65,7 @@ impl Ledger {
     /// Postgres can't be asked.
     pub async fn audit(&self) -> Result<Audit, LedgerError> {
         let mut tx = self.snapshot().await?;
-        // Millions of events are summed up and sorted: that takes longer than any other statement may, and a merge on
-        // disk is slower than memory that is given back in seconds.
-        sqlx::raw_sql("SET LOCAL statement_timeout = '600s'; SET LOCAL work_mem = '64MB'")
-            .execute(&mut *tx)
-            .await?;
+        at_length(&mut tx).await?;
         let mut audit = Audit {
             compared: count(&mut tx).await?,
             ..Audit::default()
@@ -118,7 +118,7 @@ fn rows_max() -> i64 {
     i64::try_from(NAMED_MAX + 1).expect("a small number")
 }
 
-async fn count(tx: &mut PgConnection) -> Result<AuditCount, LedgerError> {
+async fn count(tx: &mut Connection) -> Result<AuditCount, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.count
          SELECT (SELECT count(*) FROM inventory_balance) AS balances, (SELECT count(*) FROM inventory_event) AS events,
@@ -128,4 +128,14 @@ async fn count(tx: &mut PgConnection) -> Result<AuditCount, LedgerError> {
     )
     .fetch_one(tx)
     .await?)
+}
+
+/// Lets statements take as long as they need.
+async fn at_length(tx: &mut Connection) -> Result<(), LedgerError> {
+    tx.allow(STATEMENT_MAX).await?;
+    // A merge on disk is slower than memory that is given back in seconds.
+    sqlx::query("-- audit.memory\n SET LOCAL work_mem = '64MB'")
+        .execute(tx)
+        .await?;
+    Ok(())
 }

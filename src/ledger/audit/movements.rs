@@ -1,13 +1,13 @@
 //! Movements against what they claim to be: an event moves what its kind moves, units that leave one place for another
 //! arrive there, nothing comes back that was not sold, and what may still come back is what is left.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// Something about an item that is a number twice.
 #[derive(sqlx::FromRow)]
@@ -30,7 +30,7 @@ struct Misshapen {
     moved: String,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let misshapen = misshapen(tx).await?;
     audit.take(misshapen.iter().map(Misshapen::difference).collect());
     let promises = promises(tx).await?;
@@ -68,7 +68,7 @@ fn figures(kind: Kind, says: &str, rows: Vec<Figure>) -> Vec<Difference> {
     rows.into_iter().map(difference).collect()
 }
 
-async fn misshapen(tx: &mut PgConnection) -> Result<Vec<Misshapen>, LedgerError> {
+async fn misshapen(tx: &mut Connection) -> Result<Vec<Misshapen>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.misshapen: what each kind of event moves
          SELECT sku_id, location_id, event_id, event_type::text AS event_type, format(
@@ -111,7 +111,7 @@ impl Misshapen {
     }
 }
 
-async fn promises(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn promises(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.promises: the balance's own constraints, where somebody took them away
          SELECT sku_id, location_id, NULL::uuid AS reservation_id, 'uncovered' AS of, 0::int8 AS expected,
@@ -125,7 +125,7 @@ async fn promises(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
     .await?)
 }
 
-async fn transfers(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn transfers(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.transfers: both sides of a transfer bear its id
          SELECT sku_id, NULL::text AS location_id, NULL::uuid AS reservation_id,
@@ -140,7 +140,7 @@ async fn transfers(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
     .await?)
 }
 
-async fn returns(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn returns(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.returns
          SELECT min(sku_id) AS sku_id, min(location_id) AS location_id, reservation_id, 'returned' AS of,
@@ -154,7 +154,7 @@ async fn returns(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
     .await?)
 }
 
-async fn returnable(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn returnable(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.returnable: what was sold, less what had come back by then. Returns of one reservation follow one
          -- another, and their events tell in which order
@@ -185,7 +185,7 @@ async fn returnable(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
     .await?)
 }
 
-async fn twice(tx: &mut PgConnection) -> Result<Vec<Figure>, LedgerError> {
+async fn twice(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.order_twice: an order holds an item once; open reservations are never in the cold tier
          SELECT sku_id, location_id, NULL::uuid AS reservation_id, 'order ' || order_id AS of, 1::int8 AS expected,

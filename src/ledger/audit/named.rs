@@ -1,11 +1,10 @@
 //! Answers against their events: whatever remembers that something was done names an event, and the event tells the
 //! same; and no return and no transfer happened that nobody remembers.
 
-use sqlx::PgConnection;
-
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// An event that some other row names.
 #[derive(sqlx::FromRow)]
@@ -18,7 +17,7 @@ struct Named {
     found: String,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     for (kind, named) in [
         (Kind::AdjustmentEvent, adjustments(tx).await?),
         (Kind::CorrectionEvent, corrections(tx).await?),
@@ -30,7 +29,7 @@ pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<()
     Ok(())
 }
 
-async fn adjustments(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
+async fn adjustments(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.adjustments: what was answered is what happened
          SELECT 'adjustment ' || adjustment_id AS by, a.sku_id, a.location_id, event_id,
@@ -47,7 +46,7 @@ async fn adjustments(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
     .await?)
 }
 
-async fn corrections(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
+async fn corrections(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.corrections: of counts and of balances; what an order's state led to is its reservation's event
          SELECT 'report ' || report_id AS by, d.sku_id, d.location_id, event_id,
@@ -69,7 +68,7 @@ async fn corrections(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
     .await?)
 }
 
-async fn returns(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
+async fn returns(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.returns_named: a return processed without a reservation is an adjustment
          SELECT 'return ' || coalesce(l.return_id, e.reference_id) AS by, coalesce(l.sku_id, e.sku_id) AS sku_id,
@@ -94,7 +93,7 @@ async fn returns(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
     .await?)
 }
 
-async fn transfers(tx: &mut PgConnection) -> Result<Vec<Named>, LedgerError> {
+async fn transfers(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.transfers_named: both sides
          SELECT 'transfer ' || coalesce(t.transfer_id, e.reference_id) AS by, coalesce(t.sku_id, e.sku_id) AS sku_id,

@@ -4,11 +4,11 @@
 //! lane that sells meanwhile loses nothing.
 
 use sqlx::postgres::Postgres;
-use sqlx::{Connection, PgConnection};
 
 use crate::domain::grant::Grant;
 use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
+use crate::ledger::connection::Connection;
 use crate::ledger::grants::{NewGrant, add_grants};
 use crate::ledger::post::{Deltas, EventType, Movement, Posted, post};
 use crate::ledger::{Ledger, LedgerError};
@@ -22,7 +22,7 @@ const LIVE: i64 = 0x666c_6173_6867_0011;
 /// it.
 #[derive(Debug)]
 pub struct RepairLock {
-    connection: PgConnection,
+    connection: Connection,
 }
 
 impl RepairLock {
@@ -33,7 +33,7 @@ impl RepairLock {
             .execute(&mut self.connection)
             .await
             .ok();
-        self.connection.close().await.ok();
+        self.connection.close().await;
     }
 }
 
@@ -128,7 +128,7 @@ pub(in crate::ledger) struct Sent {
 
 /// Appends the repairs' grants, each with its event, in this order.
 pub(in crate::ledger) async fn send(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     repairs: &[Repair],
     operator: &str,
 ) -> Result<Vec<Sent>, LedgerError> {

@@ -2,13 +2,13 @@
 //!
 //! A reservation that was taken anew after it had ended has one more pair of events.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// The events of each reservation, by kind, and what they moved: the CTE `told`.
 macro_rules! told {
@@ -43,7 +43,7 @@ struct Row {
     sold: i64,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let rows: Vec<Row> = sqlx::query_as(concat!(
         "-- audit.reservations
          WITH ",

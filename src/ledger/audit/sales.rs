@@ -1,13 +1,12 @@
 //! Sales against reservations: every unit of an allocation is somewhere, the figures are sums, and no user has more
 //! than was ever allowed.
 
-use sqlx::PgConnection;
-
 use super::reservations::told;
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 #[derive(sqlx::FromRow)]
 struct SaleUnits {
@@ -45,7 +44,7 @@ struct Holder {
     now: i32,
 }
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let units = units(tx).await?;
     audit.take(units.iter().filter_map(SaleUnits::difference).collect());
     let tallies = tallies(tx).await?;
@@ -68,7 +67,7 @@ macro_rules! shelf {
 }
 
 /// The units of each sale that may be wrong; what is, [`SaleUnits::difference`] says.
-async fn units(tx: &mut PgConnection) -> Result<Vec<SaleUnits>, LedgerError> {
+async fn units(tx: &mut Connection) -> Result<Vec<SaleUnits>, LedgerError> {
     Ok(sqlx::query_as(concat!(
         "-- audit.sale_units
          WITH ",
@@ -117,7 +116,7 @@ impl SaleUnits {
     }
 }
 
-async fn tallies(tx: &mut PgConnection) -> Result<Vec<SaleFigure>, LedgerError> {
+async fn tallies(tx: &mut Connection) -> Result<Vec<SaleFigure>, LedgerError> {
     Ok(sqlx::query_as(concat!(
         "-- audit.tallies
          WITH ",
@@ -141,7 +140,7 @@ async fn tallies(tx: &mut PgConnection) -> Result<Vec<SaleFigure>, LedgerError> 
     .await?)
 }
 
-async fn buckets(tx: &mut PgConnection) -> Result<Vec<SaleFigure>, LedgerError> {
+async fn buckets(tx: &mut Connection) -> Result<Vec<SaleFigure>, LedgerError> {
     Ok(sqlx::query_as(concat!(
         "-- audit.buckets: durable counts each taking, also one anew. What an entry in quarantine had taken is not
          -- always known, so there the rejected units are not compared
@@ -182,7 +181,7 @@ impl SaleFigure {
     }
 }
 
-async fn holders(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+async fn holders(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let holders: Vec<Holder> = sqlx::query_as(concat!(
         "-- audit.holders: who took something anew did so with an admin's leave, limit or not
          WITH ",

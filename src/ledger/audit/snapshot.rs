@@ -3,14 +3,13 @@
 //! The feed may be behind: what has an event that it need not have seen is left out where the copy is older. How far
 //! behind it is, is not for an audit.
 
-use sqlx::PgConnection;
-
 use super::balances::{Figure, differences};
 use super::{Audit, rows_max};
 use crate::domain::difference::Kind;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
-pub(super) async fn check(tx: &mut PgConnection, audit: &mut Audit) -> Result<(), LedgerError> {
+pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let figures: Vec<Figure> = sqlx::query_as(
         "-- audit.snapshot: without the feed's row it is about to be made anew; a balance at version 0 has never changed, so
          -- no event has named it to the feed

@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::EndAsk;
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 /// The request that a key belongs to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct EndingKeys {
 
 impl EndingKeys {
     /// Takes the keys of these asks, waiting for whoever is taking the same ones now.
-    pub(super) async fn take(tx: &mut PgConnection, asks: &[EndAsk]) -> Result<Self, LedgerError> {
+    pub(super) async fn take(tx: &mut Connection, asks: &[EndAsk]) -> Result<Self, LedgerError> {
         let mut wanted: BTreeMap<KeyHash, Owner> = BTreeMap::new();
         for ask in asks {
             if let Some((key, owner)) = owner_of(ask) {
@@ -71,7 +71,7 @@ impl EndingKeys {
     }
 
     /// Makes the rows say what was claimed.
-    pub(super) async fn settle(self, tx: &mut PgConnection) -> Result<(), LedgerError> {
+    pub(super) async fn settle(self, tx: &mut Connection) -> Result<(), LedgerError> {
         let stale: Vec<Uuid> = self
             .made
             .iter()
@@ -112,7 +112,7 @@ fn owner_of(ask: &EndAsk) -> Option<(KeyHash, Owner)> {
 }
 
 /// Returns the keys that were free.
-async fn insert(tx: &mut PgConnection, keys: &BTreeMap<KeyHash, Owner>) -> Result<HashSet<KeyHash>, LedgerError> {
+async fn insert(tx: &mut Connection, keys: &BTreeMap<KeyHash, Owner>) -> Result<HashSet<KeyHash>, LedgerError> {
     let made: Vec<Uuid> = sqlx::query_scalar(
         "-- ending_key.take: in key order, so that two batches can't deadlock
          INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
@@ -132,7 +132,7 @@ async fn insert(tx: &mut PgConnection, keys: &BTreeMap<KeyHash, Owner>) -> Resul
     Ok(made.into_iter().map(KeyHash::from_uuid).collect())
 }
 
-async fn read(tx: &mut PgConnection, keys: &[Uuid]) -> Result<HashMap<KeyHash, Owner>, LedgerError> {
+async fn read(tx: &mut Connection, keys: &[Uuid]) -> Result<HashMap<KeyHash, Owner>, LedgerError> {
     if keys.is_empty() {
         return Ok(HashMap::new());
     }

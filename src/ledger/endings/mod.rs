@@ -9,7 +9,6 @@ mod record;
 
 use std::collections::{HashMap, HashSet};
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub(super) use record::{Ended, record};
@@ -25,6 +24,7 @@ use crate::domain::reservation::{Ending, Reservation, Status, Transition, transi
 use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::domain::sale::SaleState;
 use crate::domain::trace::TraceId;
+use crate::ledger::connection::Connection;
 
 /// A request to end a reservation.
 #[derive(Clone, Debug)]
@@ -248,7 +248,7 @@ fn decide(
 
 /// The grants still on their way of reservations that had ended before: their repeated release waits for them too.
 async fn outstanding(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     asks: &[EndAsk],
     verdicts: &[Verdict],
     rows: &Locked,

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use crate::domain::grant::Grant;
@@ -18,6 +17,7 @@ use crate::domain::reservation_id::ReservationId;
 use crate::domain::sale::SaleState;
 use crate::domain::trace::TraceId;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 use crate::ledger::grants::{NewGrant, add_grants};
 use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::reservation::ReservationRow;
@@ -133,7 +133,7 @@ impl Ended {
 }
 
 /// Writes all that these endings change.
-pub(in crate::ledger) async fn record(tx: &mut PgConnection, ended: &[Ended]) -> Result<Recorded, LedgerError> {
+pub(in crate::ledger) async fn record(tx: &mut Connection, ended: &[Ended]) -> Result<Recorded, LedgerError> {
     let updated_at = update_rows(tx, ended).await?;
     delete_keys(tx, ended).await?;
     let movements = ended.iter().map(Ended::movement).collect::<Result<Vec<_>, _>>()?;
@@ -158,7 +158,7 @@ pub(in crate::ledger) async fn record(tx: &mut PgConnection, ended: &[Ended]) ->
     Ok(Recorded { updated_at, given })
 }
 
-async fn update_rows(tx: &mut PgConnection, ended: &[Ended]) -> Result<DateTime<Utc>, LedgerError> {
+async fn update_rows(tx: &mut Connection, ended: &[Ended]) -> Result<DateTime<Utc>, LedgerError> {
     let detail = |of: Status| {
         let pick = move |e: &Ended| e.detail.clone().filter(|_| e.status == of);
         ended.iter().map(pick).collect::<Vec<_>>()
@@ -197,7 +197,7 @@ async fn update_rows(tx: &mut PgConnection, ended: &[Ended]) -> Result<DateTime<
 
 /// After a release or an expiry the order may reserve again: the derived key and the order's line are free. A key that
 /// the client chose stays.
-async fn delete_keys(tx: &mut PgConnection, ended: &[Ended]) -> Result<(), LedgerError> {
+async fn delete_keys(tx: &mut Connection, ended: &[Ended]) -> Result<(), LedgerError> {
     let mut hashes = Vec::new();
     let mut subjects = Vec::new();
     for e in ended.iter().filter(|e| e.status != Status::Committed) {
@@ -234,7 +234,7 @@ async fn delete_keys(tx: &mut PgConnection, ended: &[Ended]) -> Result<(), Ledge
 }
 
 /// Units by sale and ending, cumulative.
-async fn tally(tx: &mut PgConnection, ended: &[Ended]) -> Result<(), LedgerError> {
+async fn tally(tx: &mut Connection, ended: &[Ended]) -> Result<(), LedgerError> {
     let mut sums: BTreeMap<i32, [i64; 3]> = BTreeMap::new();
     for e in ended {
         let Some(sale_no) = e.row.sale_no else { continue };

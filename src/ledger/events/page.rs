@@ -6,14 +6,14 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::settled::LOOK_EVERY;
 use super::{After, Cursor, EventRow, Page, WALKED, Wanted};
 use crate::domain::id::{LocationId, OrderId, Sku};
 use crate::domain::time::Millis;
-use crate::ledger::connections::{Connection, Connections};
+use crate::ledger::connection::Connection;
+use crate::ledger::connections::Connections;
 use crate::ledger::post::EventType;
 use crate::ledger::{Ledger, LedgerError};
 
@@ -163,10 +163,10 @@ async fn read(
         from: midnight(begin.at.to_utc() - CLOCK_SLACK),
         now: now(connection).await?,
     };
-    let mut tx = connection.begin().await?;
-    sqlx::query(WALKED).execute(&mut *tx).await?;
-    let mut steps = walk.run(&mut tx).await?;
-    tx.rollback().await?;
+    connection.begin().await?;
+    sqlx::query(WALKED).execute(&mut *connection).await?;
+    let mut steps = walk.run(connection).await?;
+    connection.rollback().await?;
     let is_full = walk.is_full(&steps);
     let stop = steps.iter().position(|step| step.is_stop);
     let stopped = stop.map(|stop| steps.drain(stop..).next()).unwrap_or_default();
@@ -189,7 +189,7 @@ async fn read(
 }
 
 /// The event after which the page begins; without one, the first day.
-async fn begin(connection: &mut PgConnection, after: Option<After>) -> Result<Option<Cursor>, LedgerError> {
+async fn begin(connection: &mut Connection, after: Option<After>) -> Result<Option<Cursor>, LedgerError> {
     let (id, at): (i64, Option<DateTime<Utc>>) = match after {
         Some(After::Page(cursor)) => return Ok(Some(cursor)),
         Some(After::Event(id)) => {
@@ -214,14 +214,14 @@ async fn begin(connection: &mut PgConnection, after: Option<After>) -> Result<Op
     Ok(at.map(|at| Cursor { id, at: at.into() }))
 }
 
-async fn now(connection: &mut PgConnection) -> Result<DateTime<Utc>, LedgerError> {
+async fn now(connection: &mut Connection) -> Result<DateTime<Utc>, LedgerError> {
     Ok(sqlx::query_scalar("-- events.now\nSELECT clock_timestamp()")
         .fetch_one(connection)
         .await?)
 }
 
 /// The reservations whose events may be wanted; none: any. A cart's id stands for its parts.
-async fn whose(connection: &mut PgConnection, wanted: &Wanted) -> Result<Option<Vec<Uuid>>, LedgerError> {
+async fn whose(connection: &mut Connection, wanted: &Wanted) -> Result<Option<Vec<Uuid>>, LedgerError> {
     let order = wanted.order.as_ref().map(OrderId::as_str);
     let rows = match (wanted.reservation, order) {
         (None, None) => return Ok(None),
@@ -255,7 +255,7 @@ impl Walk<'_> {
         i64::try_from(steps.len()).is_ok_and(|steps| steps >= self.limit)
     }
 
-    async fn run(&self, connection: &mut PgConnection) -> Result<Vec<Step>, LedgerError> {
+    async fn run(&self, connection: &mut Connection) -> Result<Vec<Step>, LedgerError> {
         let mut days = DAYS_FIRST;
         loop {
             let until = self
@@ -277,7 +277,7 @@ impl Walk<'_> {
     }
 
     /// The wanted events of the days before `until`, and where the walk stopped.
-    async fn read(&self, connection: &mut PgConnection, until: DateTime<Utc>) -> Result<Vec<Step>, LedgerError> {
+    async fn read(&self, connection: &mut Connection, until: DateTime<Utc>) -> Result<Vec<Step>, LedgerError> {
         Ok(sqlx::query_as(&self.wanted.statement())
             .bind(self.wanted.sku.as_ref().map(Sku::as_str))
             .bind(self.wanted.location.as_ref().map(LocationId::as_str))

@@ -15,9 +15,9 @@ use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 
 use super::Cursor;
+use crate::ledger::connection::Connection;
 use crate::ledger::{Ledger, LedgerError};
 
 /// Between two looks at the transactions under way.
@@ -41,7 +41,7 @@ impl Settled {
     }
 
     /// Whether a standby has everything up to here. None: this is no standby.
-    pub(super) async fn is_at(&self, standby: &mut PgConnection) -> Result<Option<bool>, LedgerError> {
+    pub(super) async fn is_at(&self, standby: &mut Connection) -> Result<Option<bool>, LedgerError> {
         Ok(sqlx::query_scalar(
             "-- events.is_replayed
              SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() >= $1::pg_lsn END",
@@ -59,7 +59,7 @@ impl Ledger {
     }
 
     /// Waits until all that is there is settled, at the primary; returns up to where it is.
-    pub(super) async fn settle_events(&self, primary: &mut PgConnection) -> Result<Settled, LedgerError> {
+    pub(super) async fn settle_events(&self, primary: &mut Connection) -> Result<Settled, LedgerError> {
         // Read before the newest event, so it is never later than that, unless Postgres fell back.
         let mut known = self.settled();
         let newest = newest(primary).await?;
@@ -88,7 +88,7 @@ impl Ledger {
 }
 
 /// The newest event that can be seen.
-async fn newest(connection: &mut PgConnection) -> Result<Option<Cursor>, LedgerError> {
+async fn newest(connection: &mut Connection) -> Result<Option<Cursor>, LedgerError> {
     let newest: Option<(i64, DateTime<Utc>)> = sqlx::query_as(
         "-- events.newest: whole days, so that no day is searched for what is younger than a part of it
          SELECT event_id, created_at FROM (
@@ -105,7 +105,7 @@ async fn newest(connection: &mut PgConnection) -> Result<Option<Cursor>, LedgerE
 /// Waits until every transaction that has a number by now has ended. Returns how far the log was written by then; none
 /// where one takes longer.
 pub(in crate::ledger) async fn all_ended(
-    primary: &mut PgConnection,
+    primary: &mut Connection,
     wait_max: Duration,
 ) -> Result<Option<String>, LedgerError> {
     let deadline = Instant::now() + wait_max;

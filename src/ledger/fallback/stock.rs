@@ -6,12 +6,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use sqlx::PgConnection;
-
 use super::take::Aside;
 use crate::domain::grant::Grant;
 use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
+use crate::ledger::connection::Connection;
 
 #[derive(sqlx::FromRow)]
 struct BucketRow {
@@ -76,7 +75,7 @@ pub(super) struct Stocks {
 
 impl Stocks {
     /// Reads the buckets of these sales, whose lanes are held as far as they are aside.
-    pub(super) async fn read(tx: &mut PgConnection, aside: &Aside, sales: &[i32]) -> Result<Self, LedgerError> {
+    pub(super) async fn read(tx: &mut Connection, aside: &Aside, sales: &[i32]) -> Result<Self, LedgerError> {
         let buckets: Vec<BucketRow> = sqlx::query_as(
             "-- fallback.buckets
              SELECT sale_no, lane, counter, undurable_max FROM sale_bucket WHERE sale_no = ANY($1)",
@@ -161,7 +160,7 @@ impl Stocks {
     }
 
     /// Writes what went from bucket to bucket; their lanes are held.
-    pub(super) async fn write_moves(&self, tx: &mut PgConnection) -> Result<(), LedgerError> {
+    pub(super) async fn write_moves(&self, tx: &mut Connection) -> Result<(), LedgerError> {
         let moves: Vec<_> = self.moves.iter().filter(|(_, units)| **units != 0).collect();
         if moves.is_empty() {
             return Ok(());

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::decide::{Held, decide};
@@ -17,6 +16,7 @@ use crate::domain::sale::Sale;
 use crate::domain::time::Millis;
 use crate::ledger::apply::{Own, write_own};
 use crate::ledger::claims::{Claimant, Keys};
+use crate::ledger::connection::Connection;
 use crate::ledger::retry::retried;
 use crate::ledger::sale_row::{SaleRow, sale_columns};
 use crate::ledger::{Ledger, LedgerError};
@@ -149,7 +149,7 @@ fn unwritten() -> LedgerError {
 
 impl Aside {
     /// Holds all lanes of these requests' sales that are aside, and counts this transaction in each.
-    async fn hold(tx: &mut PgConnection, asks: &[FallbackAsk]) -> Result<Self, LedgerError> {
+    async fn hold(tx: &mut Connection, asks: &[FallbackAsk]) -> Result<Self, LedgerError> {
         let mut lanes: Vec<i16> = asks
             .iter()
             .flat_map(|ask| ask.sale.lanes.iter().map(|lane| lane.to_i16()))
@@ -225,7 +225,7 @@ struct OnSaleRow {
 /// The sales as they are, and the instant. They stay so until the commit: who changes one waits, and what is changed is
 /// in force from then on.
 async fn read_sales(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     asks: &[FallbackAsk],
 ) -> Result<(BTreeMap<i32, OnSale>, DateTime<Utc>), LedgerError> {
     let mut numbers: Vec<i32> = asks.iter().map(|ask| ask.sale.no).collect();
@@ -258,7 +258,7 @@ async fn read_sales(
 
 /// What the users of these requests hold and have bought.
 async fn read_held<'a>(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     asked: &[Option<Asked<'a>>],
     on_sale: &BTreeMap<i32, OnSale>,
 ) -> Result<Held<'a>, LedgerError> {
@@ -302,7 +302,7 @@ async fn read_held<'a>(
 
 /// Writes what was accepted, lane by lane, under ids that name the lane and this transaction in it.
 async fn write(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     asked: &[Option<Asked<'_>>],
     on_sale: &BTreeMap<i32, OnSale>,
     accepted: &HashSet<Uuid>,

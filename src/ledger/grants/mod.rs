@@ -6,7 +6,6 @@
 
 mod look;
 
-use sqlx::PgConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -15,6 +14,7 @@ use super::sale_row::read_item;
 use super::{Ledger, LedgerError};
 use crate::domain::grant::Grant;
 use crate::domain::lane::{Epoch, LaneNo};
+use crate::ledger::connection::Connection;
 
 pub use look::{GrantLeft, InMotion, Motion, NumberedGrant};
 
@@ -132,7 +132,7 @@ impl Ledger {
 
 /// Inserts grants without numbers, in this order; returns their ids in the same order. The last statement of a
 /// transaction by the order of locks.
-pub(super) async fn add_grants(tx: &mut PgConnection, grants: &[NewGrant]) -> Result<Vec<i64>, LedgerError> {
+pub(super) async fn add_grants(tx: &mut Connection, grants: &[NewGrant]) -> Result<Vec<i64>, LedgerError> {
     if grants.is_empty() {
         return Ok(Vec::new());
     }
@@ -183,7 +183,7 @@ fn target(grant: &Grant) -> Option<i16> {
     }
 }
 
-async fn read_waiting(tx: &mut PgConnection, lane: LaneNo, max: i64) -> Result<Vec<Waiting>, LedgerError> {
+async fn read_waiting(tx: &mut Connection, lane: LaneNo, max: i64) -> Result<Vec<Waiting>, LedgerError> {
     Ok(sqlx::query_as(
         "-- grants.waiting
          SELECT grant_id, sale_no, units, kind IN ('units', 'end') AS carries FROM lane_grant
@@ -195,7 +195,7 @@ async fn read_waiting(tx: &mut PgConnection, lane: LaneNo, max: i64) -> Result<V
     .await?)
 }
 
-async fn hold_sales(tx: &mut PgConnection, waiting: &[Waiting]) -> Result<BTreeMap<i32, SaleEnd>, LedgerError> {
+async fn hold_sales(tx: &mut Connection, waiting: &[Waiting]) -> Result<BTreeMap<i32, SaleEnd>, LedgerError> {
     let mut numbers: Vec<i32> = waiting.iter().map(|grant| grant.sale_no).collect();
     numbers.sort_unstable();
     numbers.dedup();
@@ -211,7 +211,7 @@ async fn hold_sales(tx: &mut PgConnection, waiting: &[Waiting]) -> Result<BTreeM
 }
 
 async fn return_units(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     back: &[&Waiting],
     sales: &BTreeMap<i32, SaleEnd>,
 ) -> Result<(), LedgerError> {
@@ -251,7 +251,7 @@ async fn return_units(
     Ok(())
 }
 
-async fn number(tx: &mut PgConnection, lane: LaneNo, last: i64, on: &[&Waiting]) -> Result<(), LedgerError> {
+async fn number(tx: &mut Connection, lane: LaneNo, last: i64, on: &[&Waiting]) -> Result<(), LedgerError> {
     if on.is_empty() {
         return Ok(());
     }

@@ -5,7 +5,6 @@ mod statement;
 
 use std::collections::{BTreeSet, HashMap};
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use self::made::given_clock;
@@ -16,6 +15,7 @@ pub(super) use self::statement::{bind, posting};
 use super::LedgerError;
 use crate::domain::balance::Balance;
 use crate::domain::id::Item;
+use crate::ledger::connection::Connection;
 
 /// What a movement is called in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -143,7 +143,7 @@ pub struct Posted {
 ///
 /// # Errors
 /// `Data` with the constraint's name where an invariant would break; `Broken` where an item has no balance row.
-pub async fn post(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<Posted>, LedgerError> {
+pub(in crate::ledger) async fn post(tx: &mut Connection, movements: &[Movement]) -> Result<Vec<Posted>, LedgerError> {
     if movements.is_empty() {
         return Ok(Vec::new());
     }
@@ -157,7 +157,7 @@ pub async fn post(tx: &mut PgConnection, movements: &[Movement]) -> Result<Vec<P
 /// # Errors
 /// As [`post`].
 pub(super) async fn post_made(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     made: &Made<'_>,
     at: Instant,
     movements: &[Movement],
@@ -196,7 +196,7 @@ fn items(movements: &[Movement]) -> BTreeSet<&Item> {
 }
 
 /// In key order, so that two posters of the same items can't deadlock. The update of one item is its lock.
-async fn lock_balances(tx: &mut PgConnection, movements: &[Movement]) -> Result<(), LedgerError> {
+async fn lock_balances(tx: &mut Connection, movements: &[Movement]) -> Result<(), LedgerError> {
     let items = items(movements);
     if items.len() < 2 {
         return Ok(());

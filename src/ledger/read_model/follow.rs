@@ -7,11 +7,13 @@
 //!
 //! One process at a time does it. Where the feed's row is missing the snapshot is made anew from the balances.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 
 use super::low_stock::{LowStock, cross};
 use super::{Ledger, LedgerError};
+use crate::ledger::connection::Connection;
 
 /// Most event ids that one run looks at while the snapshot is behind by minutes, so that it catches up in steps.
 const IDS_MAX: i64 = 500_000;
@@ -19,6 +21,8 @@ const IDS_MAX: i64 = 500_000;
 const BEHIND_S: f64 = 60.0;
 /// A transaction of ours is over by then: a statement may take 30 s, a pause within one 10 s.
 const SETTLED_AFTER_S: f64 = 120.0;
+/// A copy of everything takes longer than any other statement may.
+const REBUILD_MAX: Duration = Duration::from_secs(900);
 /// A run is of no use so soon after another's.
 const PAUSE_MS: i64 = 100;
 
@@ -105,7 +109,7 @@ impl Ledger {
     }
 }
 
-async fn read_feed(tx: &mut PgConnection, now: DateTime<Utc>) -> Result<Option<FeedRow>, LedgerError> {
+async fn read_feed(tx: &mut Connection, now: DateTime<Utc>) -> Result<Option<FeedRow>, LedgerError> {
     Ok(sqlx::query_as(
         "-- snapshot.feed: ids that were drawn are below last_id, whether their transactions have ended or not
          SELECT settled_id, seen_id,
@@ -124,7 +128,7 @@ async fn read_feed(tx: &mut PgConnection, now: DateTime<Utc>) -> Result<Option<F
     .await?)
 }
 
-async fn follow(tx: &mut PgConnection, feed: &FeedRow, now: DateTime<Utc>) -> Result<Followed, LedgerError> {
+async fn follow(tx: &mut Connection, feed: &FeedRow, now: DateTime<Utc>) -> Result<Followed, LedgerError> {
     // What can't grow any more is looked at once more, for what showed up since the last look.
     let settled_id = if feed.is_settled { feed.seen_id } else { feed.settled_id };
     let step = if feed.is_behind { IDS_MAX } else { i64::MAX };
@@ -182,11 +186,8 @@ async fn follow(tx: &mut PgConnection, feed: &FeedRow, now: DateTime<Utc>) -> Re
 }
 
 /// Starts over: all balances, and events from a point behind which none can show up any more.
-async fn rebuild(tx: &mut PgConnection, now: DateTime<Utc>) -> Result<Followed, LedgerError> {
-    // A copy of everything takes longer than any other statement may.
-    sqlx::query("SET LOCAL statement_timeout = '900s'")
-        .execute(&mut *tx)
-        .await?;
+async fn rebuild(tx: &mut Connection, now: DateTime<Utc>) -> Result<Followed, LedgerError> {
+    tx.allow(REBUILD_MAX).await?;
     sqlx::query(
         "-- snapshot.restart: what is older than any transaction can be is settled; the rest is looked at again
          INSERT INTO snapshot_feed (settled_id, seen_id, seen_xmax, seen_at, as_of)

@@ -4,11 +4,11 @@
 //! SKU is above its threshold again, and while it is open there is no second one.
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 
 use super::{Ledger, LedgerError};
 use crate::domain::id::Sku;
 use crate::domain::time::Millis;
+use crate::ledger::connection::Connection;
 
 /// An alert.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl Ledger {
 
 /// Closes the alerts of SKUs that are above their threshold again, and opens those of SKUs that came down to it; of
 /// these SKUs, and of those whose threshold was changed.
-pub(super) async fn cross(tx: &mut PgConnection, skus: &[String]) -> Result<Vec<LowStock>, LedgerError> {
+pub(super) async fn cross(tx: &mut Connection, skus: &[String]) -> Result<Vec<LowStock>, LedgerError> {
     let changed: Vec<String> = sqlx::query_scalar("-- low_stock.look\nDELETE FROM low_stock_look RETURNING sku_id")
         .fetch_all(&mut *tx)
         .await?;

@@ -140,11 +140,11 @@ impl Ledger {
             "-- stock.as_of: before the read, so that nothing in the answer is older than it claims
              SELECT clock_timestamp()",
         )
-        .fetch_one(&mut *connection)
+        .fetch_one(&mut connection)
         .await?;
         let rows: Vec<Row> = sqlx::query_as(select_stock!("-- stock.balances", "inventory_balance"))
             .bind(texts(skus))
-            .fetch_all(&mut *connection)
+            .fetch_all(&mut connection)
             .await?;
         connection.keep();
         fold(rows, as_of, Source::Ledger)
@@ -176,7 +176,7 @@ async fn read_snapshot(pool: &Connections, skus: &[Sku]) -> Result<Option<Snapsh
          SELECT as_of, as_of > clock_timestamp() - $1 * interval '1 ms' FROM snapshot_feed",
     )
     .bind(AGE_MAX_MS)
-    .fetch_optional(&mut *connection)
+    .fetch_optional(&mut connection)
     .await?;
     let Some((as_of, is_fresh)) = feed else {
         connection.keep();
@@ -184,7 +184,7 @@ async fn read_snapshot(pool: &Connections, skus: &[Sku]) -> Result<Option<Snapsh
     };
     let rows: Vec<Row> = sqlx::query_as(select_stock!("-- snapshot.read", "inventory_snapshot"))
         .bind(texts(skus))
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut connection)
         .await?;
     connection.keep();
     Ok(Some(SnapshotRead {

@@ -4,27 +4,30 @@
 //! The comparison reads one snapshot, so it is exact while gateways sell. What differs is looked at again under its
 //! balance's lock ([`super::restore`]) before anything is decided about it.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::report::Report;
 use super::restore::Restore;
 use crate::domain::id::Item;
 use crate::domain::reconciliation::ReportKind;
+use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::sale_row::read_item;
 use crate::ledger::{Ledger, LedgerError};
 
 /// Differing items that are read at once; a run takes as many pages as there are.
 const PAGE: u16 = 1_000;
-/// How the comparison reads: one view, as long as it takes, for it may read millions of events.
-const SNAPSHOT: [&str; 4] = [
+/// How the comparison reads: one view, …
+const SNAPSHOT: [&str; 3] = [
     "-- recon.snapshot\nSET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY",
-    "-- recon.patience\nSET LOCAL statement_timeout = '600s'",
     "-- recon.memory\nSET LOCAL work_mem = '64MB'",
     "-- recon.no_jit\nSET LOCAL jit = off",
 ];
+/// … as long as it takes, for it may read millions of events.
+const STATEMENT_MAX: Duration = Duration::from_secs(600);
 /// Advisory lock under which a daily run is begun.
 const DAILY: i64 = 0x666c_6173_6867_0020;
 
@@ -70,6 +73,7 @@ impl Ledger {
             for setting in SNAPSHOT {
                 sqlx::query(setting).execute(&mut *tx).await?;
             }
+            tx.allow(STATEMENT_MAX).await?;
             if compared.is_none() {
                 compared = Some(count(&mut tx, begun.since).await?);
             }
@@ -147,7 +151,7 @@ macro_rules! looked {
     };
 }
 
-async fn count(tx: &mut PgConnection, since: Option<DateTime<Utc>>) -> Result<i64, LedgerError> {
+async fn count(tx: &mut Connection, since: Option<DateTime<Utc>>) -> Result<i64, LedgerError> {
     Ok(sqlx::query_scalar(concat!(
         "-- recon.count\n WITH ",
         looked!(""),
@@ -159,7 +163,7 @@ async fn count(tx: &mut PgConnection, since: Option<DateTime<Utc>>) -> Result<i6
 }
 
 async fn differing(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     since: Option<DateTime<Utc>>,
     after: Option<&Item>,
     page: u16,

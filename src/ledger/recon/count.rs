@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::report::{self, NewDiscrepancy, Report};
@@ -20,6 +19,7 @@ use crate::domain::reconciliation::{CountVerdict, ReportKind, judge_count};
 use crate::domain::time::Millis;
 use crate::ledger::adjust::Reason;
 use crate::ledger::balance::{ensure_balance, location_is_known};
+use crate::ledger::connection::Connection;
 use crate::ledger::once::{By, Claim, Key, claim};
 use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::retry::retried;
@@ -131,7 +131,7 @@ impl Ledger {
 
     async fn judge_lines(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         report: Uuid,
         count: &Count,
         shelves: &[Shelf],
@@ -227,7 +227,7 @@ pub(super) fn correction(item: &Item, delta: i64, count_id: &str, by: &By) -> Mo
     }
 }
 
-async fn first_answer(tx: &mut PgConnection, id: Uuid) -> Result<Counted, LedgerError> {
+async fn first_answer(tx: &mut Connection, id: Uuid) -> Result<Counted, LedgerError> {
     let report = report::read(tx, id).await?;
     report
         .map(Counted::Replayed)
@@ -235,7 +235,7 @@ async fn first_answer(tx: &mut PgConnection, id: Uuid) -> Result<Counted, Ledger
 }
 
 /// Whether the count is new. Waits while another transaction brings the same.
-async fn insert_report(tx: &mut PgConnection, id: Uuid, count: &Count, by: &By) -> Result<bool, LedgerError> {
+async fn insert_report(tx: &mut Connection, id: Uuid, count: &Count, by: &By) -> Result<bool, LedgerError> {
     let done = sqlx::query(
         "-- recon.insert_count
          INSERT INTO reconciliation_report (report_id, kind, count_id, fingerprint, location_id, counted_at, operator,
@@ -256,7 +256,7 @@ async fn insert_report(tx: &mut PgConnection, id: Uuid, count: &Count, by: &By) 
 }
 
 /// The report of the count of that name, where that said the same.
-async fn same_count(tx: &mut PgConnection, count: &Count) -> Result<Option<Uuid>, LedgerError> {
+async fn same_count(tx: &mut Connection, count: &Count) -> Result<Option<Uuid>, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- recon.same_count
          SELECT report_id FROM reconciliation_report WHERE count_id = $1 AND fingerprint = $2",
@@ -268,7 +268,7 @@ async fn same_count(tx: &mut PgConnection, count: &Count) -> Result<Option<Uuid>
 }
 
 /// Makes the balances that are not there. Returns a SKU that is not known, if there is one.
-async fn make_balances(tx: &mut PgConnection, count: &Count, by: &By) -> Result<Option<Sku>, LedgerError> {
+async fn make_balances(tx: &mut Connection, count: &Count, by: &By) -> Result<Option<Sku>, LedgerError> {
     let skus: Vec<&str> = count.lines.keys().map(Sku::as_str).collect();
     let missing: Vec<(String, bool)> = sqlx::query_as(
         "-- recon.missing_balances
@@ -296,7 +296,7 @@ async fn make_balances(tx: &mut PgConnection, count: &Count, by: &By) -> Result<
 
 /// The balances of these SKUs, locked, with what was on hand at `counted_at`; in the order of the SKUs, which are sorted.
 pub(super) async fn shelves(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     location: &LocationId,
     skus: &[&Sku],
     counted_at: Millis,
@@ -344,7 +344,7 @@ pub(super) async fn shelves(
 
 /// Remembers that these items' balances have a count of this moment in them.
 pub(super) async fn mark(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     location: &LocationId,
     skus: &[Sku],
     counted_at: Millis,

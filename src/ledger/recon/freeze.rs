@@ -5,7 +5,6 @@
 //! what it writes. Whoever heeds the alarm freezes the sale, tells so in a report and in an event, and takes the alarm
 //! away, in one transaction. Only a person unfreezes, and only when nothing of it waits any more.
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::live::{Line, LiveFound, insert};
@@ -14,6 +13,7 @@ use crate::domain::id::SaleId;
 use crate::domain::lane::LaneNo;
 use crate::domain::reconciliation::{FreezeCause, ReportKind, Review, drift_max};
 use crate::domain::sale::{Sale, SaleAction, SaleState, SaleStep, step};
+use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::retry::retried;
@@ -173,7 +173,7 @@ impl Ledger {
 
 /// Reports of findings that wait for a person, where `action` would unfreeze the sale and there are such.
 pub(in crate::ledger) async fn keeps_frozen(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     sale: &Sale,
     action: SaleAction,
 ) -> Result<Option<Vec<Uuid>>, LedgerError> {
@@ -193,7 +193,7 @@ pub(in crate::ledger) async fn keeps_frozen(
 
 /// Freezes a sale unless it has ended, and writes the report; none where there is no such sale, or nothing to tell.
 async fn freeze(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: &SaleId,
     cause: FreezeCause,
     lines: &[Line],
@@ -253,7 +253,7 @@ fn site(sale: &Sale, lane: i16) -> Site {
 }
 
 /// Units refused, by lane; lanes of which that waits already are left out.
-async fn oversell_lines(tx: &mut PgConnection, sale: &Sale, alarms: &[Alarm]) -> Result<Vec<Line>, LedgerError> {
+async fn oversell_lines(tx: &mut Connection, sale: &Sale, alarms: &[Alarm]) -> Result<Vec<Line>, LedgerError> {
     let cause = FreezeCause::OversellAttempt.as_str();
     let mut lines: Vec<(i16, i64)> = Vec::new();
     for alarm in alarms.iter().filter(|alarm| alarm.cause == cause) {
@@ -275,7 +275,7 @@ async fn oversell_lines(tx: &mut PgConnection, sale: &Sale, alarms: &[Alarm]) ->
 }
 
 /// Counters that are known to drift, with the units.
-async fn drift_lines(tx: &mut PgConnection, sale: &Sale) -> Result<Vec<(i64, Line)>, LedgerError> {
+async fn drift_lines(tx: &mut Connection, sale: &Sale) -> Result<Vec<(i64, Line)>, LedgerError> {
     let rows: Vec<Drifting> = sqlx::query_as(
         "-- alarm.drifting
          SELECT lane, counter, drift FROM sale_bucket WHERE sale_no = $1 AND drift <> 0 ORDER BY lane",
@@ -299,7 +299,7 @@ async fn drift_lines(tx: &mut PgConnection, sale: &Sale) -> Result<Vec<(i64, Lin
 }
 
 /// Those of lanes whose like does not wait already.
-async fn not_open(tx: &mut PgConnection, sale: &Sale, lines: Vec<Line>) -> Result<Vec<Line>, LedgerError> {
+async fn not_open(tx: &mut Connection, sale: &Sale, lines: Vec<Line>) -> Result<Vec<Line>, LedgerError> {
     let open: Vec<(Option<i16>, String)> = sqlx::query_as(
         "-- recon.open_of_sale
          SELECT lane, cause FROM reconciliation_discrepancy WHERE status = 'manual_review' AND sale_id = $1",

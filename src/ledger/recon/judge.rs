@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::report::{self, NewDiscrepancy, Report};
@@ -17,6 +16,7 @@ use crate::domain::reconciliation::{Held, OrderState, OrderVerdict, ReportKind, 
 use crate::domain::reservation::{Ending, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::domain::trace::TraceId;
+use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::{EndAnswer, EndAsk, GrantTicket, Ledger, LedgerError};
 
@@ -260,7 +260,7 @@ impl Newest {
 }
 
 /// Takes orders with states that were not judged; from here on they are. Returns those whose newest state is among them.
-async fn take_orders(tx: &mut PgConnection, settled_ms: i64) -> Result<Vec<Newest>, LedgerError> {
+async fn take_orders(tx: &mut Connection, settled_ms: i64) -> Result<Vec<Newest>, LedgerError> {
     Ok(sqlx::query_as(
         "-- order_state.take: of two who judge, each takes other rows
          WITH due AS (
@@ -283,7 +283,7 @@ async fn take_orders(tx: &mut PgConnection, settled_ms: i64) -> Result<Vec<Newes
 }
 
 /// The reservations of these orders, oldest first, by order.
-async fn held(tx: &mut PgConnection, orders: &[Newest]) -> Result<BTreeMap<String, Vec<HeldRow>>, LedgerError> {
+async fn held(tx: &mut Connection, orders: &[Newest]) -> Result<BTreeMap<String, Vec<HeldRow>>, LedgerError> {
     let rows: Vec<HeldRow> = sqlx::query_as(
         "-- order_state.held: returns name their reservation
          SELECT order_id, reservation_id, sku_id, location_id, status::text AS status, updated_at,

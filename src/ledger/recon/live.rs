@@ -4,7 +4,6 @@
 //! A report and the grants that it names are one transaction. A finding that waits for a person is not told again while it
 //! waits; whoever compares on a person's behalf settles what is not found any more.
 
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -12,6 +11,7 @@ use super::report::{self, Report};
 use crate::domain::difference::{Difference, Site};
 use crate::domain::reconciliation::{ReportKind, Review};
 use crate::ledger::audit::repair::{Repair, Sent, send};
+use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::retry::retried;
 use crate::ledger::{Ledger, LedgerError};
@@ -185,7 +185,7 @@ impl Line {
 }
 
 /// Writes lines down, in this order.
-pub(super) async fn insert(tx: &mut PgConnection, report: Uuid, lines: &[Line]) -> Result<(), LedgerError> {
+pub(super) async fn insert(tx: &mut Connection, report: Uuid, lines: &[Line]) -> Result<(), LedgerError> {
     fn text(lines: &[Line], pick: fn(&Site) -> Option<&String>) -> Vec<Option<&str>> {
         lines.iter().map(|line| pick(&line.site).map(String::as_str)).collect()
     }

@@ -15,7 +15,6 @@ mod repair;
 mod report;
 mod restore;
 
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 pub use compare::Compare;
@@ -33,6 +32,7 @@ pub use restore::SIDES;
 use super::LedgerError;
 use super::once::By;
 use crate::domain::reconciliation::ReportKind;
+use crate::ledger::connection::Connection;
 
 /// Whom events name where nobody asked.
 pub const AUTOMATIC: &str = "AUTO_RECONCILE";
@@ -90,7 +90,7 @@ impl Default for Settings {
 }
 
 /// Starts a report of a run that is no count.
-async fn open_report(tx: &mut PgConnection, kind: ReportKind, by: &By) -> Result<Uuid, LedgerError> {
+async fn open_report(tx: &mut Connection, kind: ReportKind, by: &By) -> Result<Uuid, LedgerError> {
     let id = Uuid::new_v4();
     sqlx::query(
         "-- recon.open_report
@@ -106,7 +106,7 @@ async fn open_report(tx: &mut PgConnection, kind: ReportKind, by: &By) -> Result
 }
 
 /// Ends a report.
-async fn close_report(tx: &mut PgConnection, report: Uuid, compared: i64) -> Result<(), LedgerError> {
+async fn close_report(tx: &mut Connection, report: Uuid, compared: i64) -> Result<(), LedgerError> {
     sqlx::query(
         "-- recon.close_report
          UPDATE reconciliation_report SET compared = $2, ended_at = clock_timestamp() WHERE report_id = $1",

@@ -13,6 +13,7 @@ use crate::domain::id::{Item, LocationId, Sku};
 use crate::domain::reconciliation::ReportKind;
 use crate::domain::reservation::Ending;
 use crate::domain::trace::TraceId;
+use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::post::post;
 use crate::ledger::retry::retried;
@@ -202,7 +203,7 @@ impl Ledger {
 
 /// Whether it waited until now.
 async fn resolve(
-    connection: &mut sqlx::PgConnection,
+    connection: &mut Connection,
     id: i64,
     status: &str,
     event_id: Option<i64>,

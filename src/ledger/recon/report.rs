@@ -2,7 +2,6 @@
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sqlx::PgConnection;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -10,6 +9,7 @@ use crate::domain::difference::Figure;
 use crate::domain::reconciliation::{ReportKind, Review};
 use crate::domain::reservation_id::ReservationId;
 use crate::domain::time::Millis;
+use crate::ledger::connection::Connection;
 use crate::ledger::{Ledger, LedgerError};
 
 /// What a comparison found.
@@ -224,7 +224,7 @@ impl Ledger {
         .bind(filter.kind.map(ReportKind::as_str))
         .bind(filter.open)
         .bind(filter.limit)
-        .fetch_all(&mut *connection)
+        .fetch_all(&mut connection)
         .await?;
         let reports = with_discrepancies(&mut connection, rows, filter.discrepancies).await?;
         connection.keep();
@@ -262,7 +262,7 @@ impl Ledger {
 }
 
 /// The report of this id, as this transaction sees it.
-pub(super) async fn read(tx: &mut PgConnection, id: Uuid) -> Result<Option<Report>, LedgerError> {
+pub(super) async fn read(tx: &mut Connection, id: Uuid) -> Result<Option<Report>, LedgerError> {
     let row: Option<ReportRow> = sqlx::query_as(
         "-- recon.report
          SELECT r.*, d.* FROM reconciliation_report r, LATERAL (
@@ -277,7 +277,7 @@ pub(super) async fn read(tx: &mut PgConnection, id: Uuid) -> Result<Option<Repor
 }
 
 async fn with_discrepancies(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     rows: Vec<ReportRow>,
     of_each: i64,
 ) -> Result<Vec<Report>, LedgerError> {
@@ -302,7 +302,7 @@ async fn with_discrepancies(
 
 /// Writes down what differed; returns the numbers, in the same order.
 pub(super) async fn insert(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     report: Uuid,
     found: &[NewDiscrepancy],
 ) -> Result<Vec<i64>, LedgerError> {

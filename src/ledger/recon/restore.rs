@@ -8,7 +8,8 @@
 //! All that moves the item's units waits meanwhile. So indexes serve every figure, and a run that nobody asked for gives
 //! up after seconds and leaves the balance to a person.
 
-use sqlx::PgConnection;
+use std::time::Duration;
+
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -16,6 +17,7 @@ use super::report::{self, NewDiscrepancy};
 use crate::domain::difference::Figure;
 use crate::domain::id::Item;
 use crate::domain::reconciliation::Review;
+use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::post::EventType;
 use crate::ledger::retry::retried;
@@ -26,7 +28,7 @@ pub(in crate::ledger) const RESTORED: &str = "ledger_reconciled";
 /// What a difference is called.
 const CAUSE: &str = "changed_without_event";
 /// Longest that a balance stays locked for one of a run's statements. Who asks for a repair may wait longer.
-const HURRY: &str = "-- recon.hurry\nSET LOCAL statement_timeout = '3s'";
+const HURRY: Duration = Duration::from_secs(3);
 
 /// A balance to be looked at.
 pub(super) struct Restore<'a> {
@@ -121,7 +123,7 @@ impl Ledger {
         let mut tx = self.begin().await?;
         lock_balance(&mut tx, restore.item).await?;
         if restore.units_max.is_some() {
-            sqlx::query(HURRY).execute(&mut *tx).await?;
+            tx.allow(HURRY).await?;
         }
         let sides = sides(&mut tx, restore.item).await?;
         let differing: Vec<&Side> = sides.iter().filter(|side| side.differs()).collect();
@@ -176,7 +178,7 @@ impl Side {
     }
 }
 
-async fn lock_balance(tx: &mut PgConnection, item: &Item) -> Result<(), LedgerError> {
+async fn lock_balance(tx: &mut Connection, item: &Item) -> Result<(), LedgerError> {
     sqlx::query(
         "-- recon.lock_balance
          SELECT 1 FROM inventory_balance WHERE sku_id = $1 AND location_id = $2 FOR NO KEY UPDATE",
@@ -240,7 +242,7 @@ pub const SIDES: &str = "-- recon.sides: one item; its events can't grow, for wh
         ('safety_stock', s.safety_stock, b.safety_stock, NULL, NULL)) AS f(figure, expected, found, imaged, known)";
 
 /// Read while the balance is locked.
-async fn sides(tx: &mut PgConnection, item: &Item) -> Result<Vec<Side>, LedgerError> {
+async fn sides(tx: &mut Connection, item: &Item) -> Result<Vec<Side>, LedgerError> {
     Ok(sqlx::query_as(SIDES)
         .bind(item.sku.as_str())
         .bind(item.location.as_str())
@@ -249,7 +251,7 @@ async fn sides(tx: &mut PgConnection, item: &Item) -> Result<Vec<Side>, LedgerEr
 }
 
 /// Whether each adjustment of the item has its event.
-async fn adjustments_have_events(tx: &mut PgConnection, item: &Item) -> Result<bool, LedgerError> {
+async fn adjustments_have_events(tx: &mut Connection, item: &Item) -> Result<bool, LedgerError> {
     Ok(sqlx::query_scalar(
         "-- recon.adjustments_have_events
          SELECT NOT EXISTS (
@@ -264,7 +266,7 @@ async fn adjustments_have_events(tx: &mut PgConnection, item: &Item) -> Result<b
 
 /// Makes the balance what its events say, and tells so in one more. Returns that.
 async fn put_back(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     restore: &Restore<'_>,
     sides: &[Side],
     differing: &[&Side],

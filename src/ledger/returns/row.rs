@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Condition, ReturnAnswer, ReturnAsk, Returned};
@@ -13,6 +12,7 @@ use crate::domain::reservation_id::ReservationId;
 use crate::domain::time::Millis;
 use crate::ledger::LedgerError;
 use crate::ledger::balance::lock_balances;
+use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::reservation::Locked;
 use crate::ledger::sale_row::read_item;
@@ -28,7 +28,7 @@ impl ReturnAsk {
     /// Writes the return down; returns when.
     pub(super) async fn insert(
         &self,
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         reservation: ReservationId,
         order: &str,
         returnable: i64,
@@ -65,7 +65,7 @@ struct ReturnRow {
 }
 
 /// The return of this id, where there is one.
-pub(super) async fn read(tx: &mut PgConnection, ask: &ReturnAsk) -> Result<Option<ReturnAnswer>, LedgerError> {
+pub(super) async fn read(tx: &mut Connection, ask: &ReturnAsk) -> Result<Option<ReturnAnswer>, LedgerError> {
     let row: Option<ReturnRow> = sqlx::query_as(
         "-- return.read
          SELECT reservation_id, condition, fingerprint, returnable, created_at FROM inventory_return
@@ -105,7 +105,7 @@ pub(super) async fn read(tx: &mut PgConnection, ask: &ReturnAsk) -> Result<Optio
 }
 
 /// What of each row is still out, with the balances locked: rows in the cold tier can't be.
-pub(super) async fn still_out(tx: &mut PgConnection, locked: &Locked, rows: &[Uuid]) -> Result<Vec<Out>, LedgerError> {
+pub(super) async fn still_out(tx: &mut Connection, locked: &Locked, rows: &[Uuid]) -> Result<Vec<Out>, LedgerError> {
     let mut out = Vec::with_capacity(rows.len());
     for row in rows.iter().map(|row| locked.get(row)) {
         out.push(Out {
@@ -131,7 +131,7 @@ pub(super) async fn still_out(tx: &mut PgConnection, locked: &Locked, rows: &[Uu
 }
 
 pub(super) async fn insert_lines(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     id: &ReturnId,
     lines: &[(Uuid, Line)],
     events: &[i64],

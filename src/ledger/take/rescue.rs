@@ -7,7 +7,6 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::stock::Stocks;
@@ -16,6 +15,7 @@ use crate::domain::key::KeyHash;
 use crate::domain::reservation::Status;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::{Claimant, Keys};
+use crate::ledger::connection::Connection;
 use crate::ledger::endings::EndAsk;
 use crate::ledger::newer_sale::NewerSales;
 use crate::ledger::once::By;
@@ -28,7 +28,7 @@ pub(in crate::ledger) const LATE_PAYMENT: &str = "late_payment";
 /// Takes anew what these asks want to commit. Of a cart, parts may be held already: its lanes took them again for this.
 /// Returns a row of each reservation that lacks nothing but units of newer sales.
 pub(in crate::ledger) async fn rescue(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     rows: &mut Locked,
     late: Vec<&EndAsk>,
     mut newer: NewerSales,
@@ -214,7 +214,7 @@ fn movement(row: &ReservationRow, ask: &EndAsk) -> Result<Movement, LedgerError>
     })
 }
 
-async fn update(tx: &mut PgConnection, anew: &[Uuid]) -> Result<Option<DateTime<Utc>>, LedgerError> {
+async fn update(tx: &mut Connection, anew: &[Uuid]) -> Result<Option<DateTime<Utc>>, LedgerError> {
     if anew.is_empty() {
         return Ok(None);
     }

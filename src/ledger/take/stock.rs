@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use sqlx::PgConnection;
-
 use crate::domain::id::Item;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::{Claimant, Claiming, Keys, claim_keys};
+use crate::ledger::connection::Connection;
 use crate::ledger::post::Instant;
 use crate::ledger::sale_row::read_item;
 
@@ -29,7 +28,7 @@ macro_rules! instant {
 pub(super) use instant;
 
 /// The instant: to be read when all keys are ours.
-pub(super) async fn read_instant(tx: &mut PgConnection) -> Result<Instant, LedgerError> {
+pub(super) async fn read_instant(tx: &mut Connection) -> Result<Instant, LedgerError> {
     Ok(sqlx::query_as(concat!("-- take.now\nSELECT ", instant!()))
         .fetch_one(tx)
         .await?)
@@ -91,7 +90,7 @@ impl Stocks {
     /// Claims the keys of all claimants, of whom there must be one, and looks at the balances of these items, which may
     /// change before they are taken from.
     pub(super) async fn glance<'a>(
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         claimants: &[Claimant],
         items: impl Iterator<Item = &'a Item>,
     ) -> Result<(Keys, Self, Instant), LedgerError> {
@@ -129,7 +128,7 @@ impl Stocks {
 
     /// Locks the balances of these items.
     pub(super) async fn lock<'a>(
-        tx: &mut PgConnection,
+        tx: &mut Connection,
         items: impl Iterator<Item = &'a Item>,
     ) -> Result<Self, LedgerError> {
         let items: BTreeSet<&Item> = items.collect();

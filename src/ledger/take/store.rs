@@ -1,7 +1,6 @@
 //! Writes what was decided: a row and a movement for each line, and lanes' reservations that join a cart.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::{Claims, TakeAsk};
@@ -9,6 +8,7 @@ use crate::domain::reservation::{Ack, Line, Reservation, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::ledger::LedgerError;
 use crate::ledger::claims::Claimant;
+use crate::ledger::connection::Connection;
 use crate::ledger::post::{Deltas, EventType, Made, MadeRow, Movement};
 use crate::ledger::reservation::Locked;
 
@@ -150,7 +150,7 @@ pub(super) fn rows<'a>(taken: &[Taken<'a>]) -> (Made<'a>, Vec<Movement>) {
 
 /// Makes lanes' reservations parts of their carts.
 pub(super) async fn join(
-    tx: &mut PgConnection,
+    tx: &mut Connection,
     taken: &[Taken<'_>],
     locked: &Locked,
     now: DateTime<Utc>,

@@ -14,6 +14,7 @@ mod pair;
 mod poison;
 mod postgres;
 mod rolling;
+mod silent_postgres;
 mod start;
 mod unsaved;
 

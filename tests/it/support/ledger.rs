@@ -77,14 +77,18 @@ pub(crate) fn place() -> LocationId {
 
 impl Desk {
     pub(crate) async fn open() -> Desk {
-        let url = shared().await.database().await;
+        Desk::at(&shared().await.database().await).await
+    }
+
+    /// Over this database, which is empty.
+    pub(crate) async fn at(url: &str) -> Desk {
         let settings = Settings {
             connections_max: 8,
-            ..Settings::new(&url)
+            ..Settings::new(url)
         };
         let ledger = Ledger::new(&settings).expect("an address");
         ledger.migrate(LANES).await.expect("migrates");
-        let pool = PgPool::connect_lazy(&url).expect("an address");
+        let pool = PgPool::connect_lazy(url).expect("an address");
         let id_key = ledger.deployment().await.expect("is migrated").id_key;
         let desk = Desk {
             ledger,

@@ -132,10 +132,20 @@ impl Shared {
 
     /// The URL of a new, empty Postgres database.
     pub(crate) async fn database(&'static self) -> String {
+        self.postgres.url_of(&self.create().await)
+    }
+
+    /// The same over TCP.
+    pub(crate) async fn tcp_database(&'static self) -> String {
+        self.postgres.tcp_url_of(&self.create().await)
+    }
+
+    /// The name of a new, empty Postgres database.
+    async fn create(&'static self) -> String {
         let name = format!("t{}", self.next_database.fetch_add(1, Ordering::Relaxed));
         blocking(move || {
             self.postgres.create_database(&name).expect("a database can be created");
-            self.postgres.url_of(&name)
+            name
         })
         .await
     }

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use flashgate::domain::difference::Kind;
 use flashgate::domain::lane::LaneNo;
@@ -21,6 +22,7 @@ use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use sqlx::{Postgres, Transaction};
+use tokio::time::sleep;
 
 use super::drift::{sale, shop};
 use super::fair::Fair;
@@ -89,20 +91,28 @@ async fn hold_back<'p>(fair: &'p Fair, sale: &Arc<Sale>, lane: LaneNo, round: us
     let early = format!("early{round}");
     buy(fair, sale, &living_in(sale, lane, &early), &early).await;
     let mut tx = fair.desk.pool.begin().await.expect("begins");
-    sqlx::query("SELECT 1 FROM lane WHERE lane = $1 FOR UPDATE")
+    let held = "SELECT (ctid::text::point)[0]::int, (ctid::text::point)[1]::int FROM lane WHERE lane = $1 FOR UPDATE";
+    let (page, tuple): (i32, i32) = sqlx::query_as(held)
         .bind(lane.to_i16())
-        .execute(&mut *tx)
+        .fetch_one(&mut *tx)
         .await
         .expect("locks");
     let bait = format!("bait{round}");
     buy(fair, sale, &living_in(sale, lane, &bait), &bait).await;
+    // Another lane's writer may wait too, for something else.
+    let waits = format!(
+        "SELECT count(*) FROM pg_stat_activity JOIN pg_locks USING (pid) WHERE query LIKE '-- apply.begin%'
+         AND wait_event_type = 'Lock' AND locktype = 'tuple' AND relation = 'lane'::regclass
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+         AND page = {page} AND tuple = {tuple}"
+    );
     until("the writer to wait", async || {
-        let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
-            AND wait_event_type = 'Lock' AND query LIKE '-- apply.begin%'";
-        (fair.desk.count(waits).await > 0).then_some(())
+        (fair.desk.count(&waits).await > 0).then_some(())
     })
     .await;
-    // A read may be under way since it tried with others; this ends it.
+    // A read may be under way since it tried with others. When all that is to run has run, it has come to Redis …
+    sleep(Duration::from_millis(50)).await;
+    // … and this ends it.
     let next = format!("next{round}");
     buy(fair, sale, &living_in(sale, lane, &next), &next).await;
     tx
