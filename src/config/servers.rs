@@ -25,7 +25,7 @@ pub(super) struct Postgres {
           value_parser = clap::value_parser!(u64).range(1..=60_000))]
     postgres_acquire_ms: u64,
 
-    /// Longest time of one statement
+    /// Longest time of one statement; some have lower limits
     #[arg(long, env = "FLASHGATE_POSTGRES_STATEMENT_MS", value_name = "MS", default_value_t = 30_000,
           value_parser = clap::value_parser!(u64).range(100..=600_000))]
     postgres_statement_ms: u64,

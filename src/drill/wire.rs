@@ -1,10 +1,9 @@
 //! A wire between a gateway and a server: carries bytes, until it is told to trouble them.
 //!
-//! What the client says always reaches the server, unless the wire is held; what the server answers may come late, in
-//! pieces, or not at all. Which answers are lost follows from a seed.
+//! What the client says always reaches the server, unless the wire is held or silent; what the server answers may come
+//! late, in pieces, or not at all. Which answers are lost follows from a seed.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,8 +18,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Room for what one read finds.
 const CHUNK: usize = 64 * 1024;
-/// When each side of a silent connection has found out by itself: as long as Postgres keeps a session whose client does not
-/// answer its keep-alives.
+/// How long Postgres keeps a session whose client does not answer its keep-alives.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(25);
 
 /// What happens on the wire.
@@ -147,22 +145,22 @@ async fn pass(client: TcpStream, inner: Arc<Inner>) {
     server.set_nodelay(true).ok();
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    // It has both ends, and keeps them while nobody goes on with it.
-    let mut carrying = pin!(async {
-        tokio::select! {
-            _ = ask(from_client, to_server, &inner) => {}
-            _ = answer(from_server, to_client, &inner) => {}
-        }
-    });
+    // They have both ends, and keep them while nobody goes on with them.
+    let mut asking = Box::pin(ask(from_client, to_server, &inner));
+    let mut answering = Box::pin(answer(from_server, to_client, &inner));
     tokio::select! {
-        () = &mut carrying => return,
+        _ = &mut asking => return,
+        _ = &mut answering => return,
         _ = cuts.changed() => return,
         _ = silences.changed() => {}
     }
     tokio::select! {
-        _ = cuts.changed() => {}
+        _ = cuts.changed() => return,
         () = sleep(FORGOTTEN_AFTER) => {}
     }
+    // To the server that is the end; the client is told nothing.
+    drop(asking);
+    cuts.changed().await.ok();
 }
 
 async fn ask(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, inner: &Inner) -> io::Result<()> {

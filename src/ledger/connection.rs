@@ -2,7 +2,8 @@
 //!
 //! Where the other side goes away without a word (a host that loses its power, an address that moves to another, a NAT
 //! that forgets) nothing ever comes of a read, and sqlx has no way to let the kernel ask. But Postgres ends a statement
-//! that takes too long. So one that has not answered a while after that never will, and its connection is given up.
+//! that takes too long. So one that has not answered a while after that is not waited for any more. A commit may still
+//! go on then, for as long as it waits for a standby; what is not known of it is as after any answer that was lost.
 
 use std::fmt;
 use std::io;
@@ -51,7 +52,7 @@ impl Connection {
         }
     }
 
-    /// Lays it aside. Only after an answer that was read to its end.
+    /// Lays it aside. Only outside a transaction, and after an answer that was read to its end.
     pub(in crate::ledger) fn keep(mut self) {
         if let Some(Inner::Pooled(connection)) = self.inner.take() {
             self.of.lay_aside(connection, self.left_pool);
@@ -97,7 +98,8 @@ impl Connection {
         sqlx::query(&format!("-- tx.allow\n SET LOCAL statement_timeout = {ms}"))
             .execute(&mut *self)
             .await?;
-        self.answer_within = self.of.answer_within(Some(statement_timeout));
+        // The commit is under no such limit.
+        self.answer_within = self.answer_within.max(self.of.answer_within(Some(statement_timeout)));
         Ok(())
     }
 
@@ -167,7 +169,7 @@ async fn in_time<T>(
 fn silent() -> Error {
     Error::Io(io::Error::new(
         io::ErrorKind::TimedOut,
-        "no answer came, and none will: the connection is given up",
+        "no answer came in time: the connection is given up",
     ))
 }
 
@@ -179,8 +181,8 @@ impl Drop for Connection {
         if self.in_doubt {
             drop(connection.detach());
         } else {
-            // The pool, through which it goes now, sends it.
             PgTransactionManager::start_rollback(&mut connection);
+            self.of.give_back(connection);
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! sqlx's pool asks Postgres after each use whether the connection still works, and gives it to the next only then: a
 //! round trip beside that of every statement. So a connection that has just answered is laid aside here instead, and
-//! whoever comes next takes it as it is. After an error, or where its user went away midway, it goes through the pool,
-//! which waits a moment for the answer and tries it.
+//! whoever comes next takes it as it is. After an error, or where its user went away midway, it goes back to the pool when
+//! it has answered; until then it counts as used, so that no more statements go on at Postgres than there are connections.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +15,7 @@ use futures::{TryFutureExt as _, TryStreamExt as _};
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgQueryResult, PgRow, PgStatement, PgTypeInfo};
 use sqlx::{Connection as _, Describe, Either, Error, Execute, Executor, Postgres};
+use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 use super::connection::{Connection, Transaction};
@@ -78,10 +79,6 @@ impl Connections {
             .test_before_acquire(false)
             .before_acquire(|connection, about| {
                 Box::pin(async move { Ok(about.idle_for < TRUSTED_FOR || connection.ping().await.is_ok()) })
-            })
-            // The pool itself would wait for ever, and count the connection as one in use.
-            .after_release(move |connection, _| {
-                Box::pin(async move { Ok(matches!(timeout(acquire_timeout, connection.ping()).await, Ok(Ok(())))) })
             });
         Connections::over(options, statement_timeout, to)
     }
@@ -162,24 +159,42 @@ impl Connections {
     /// Lays it aside for the next, or gives it to the pool where somebody waits there or it is time to.
     pub(super) fn lay_aside(&self, connection: PoolConnection<Postgres>, left_pool: Instant) {
         let used = Instant::now();
-        let mut back = Vec::new();
-        {
+        let (idle, back) = {
             let mut aside = self.lock();
             // The first is the one that was needed least.
-            if aside.ready.first().is_some_and(|first| used - first.used > KEPT_FOR) {
-                back.push(aside.ready.remove(0).connection);
-            }
+            let is_idle = aside.ready.first().is_some_and(|first| used - first.used > KEPT_FOR);
+            let idle = is_idle.then(|| aside.ready.remove(0).connection);
             if aside.is_closed || aside.waiting > 0 || used - left_pool > KEPT_FOR {
-                back.push(connection);
+                (idle, Some(connection))
             } else {
                 aside.ready.push(Ready {
                     connection,
                     left_pool,
                     used,
                 });
+                (idle, None)
             }
+        };
+        if let Some(idle) = idle {
+            self.give_back(idle);
         }
+        // It has answered a moment ago.
         drop(back);
+    }
+
+    /// Gives it to the pool, when it has answered. The pool itself would wait for ever, and count it as used.
+    pub(super) fn give_back(&self, mut connection: PoolConnection<Postgres>) {
+        let Ok(runtime) = Handle::try_current() else {
+            drop(connection.detach());
+            return;
+        };
+        let within = self.answer_within(None);
+        runtime.spawn(async move {
+            match timeout(within, connection.ping()).await {
+                Ok(Ok(())) => drop(connection),
+                _ => drop(connection.detach()),
+            }
+        });
     }
 
     /// A transaction over a connection of its own.

@@ -18,7 +18,7 @@ const COLD_AFTER: TimeDelta = TimeDelta::hours(48);
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(72);
 /// Keys deleted by one statement: some 50 ms.
 const KEYS_MAX: i64 = 5_000;
-/// Longest wait for the lock under which a day changes its tier; all endings wait behind it.
+/// Longest wait for the lock under which a day is made or changes its tier; all traffic waits behind it.
 const LOCK_WAIT_MAX: &str = "SET LOCAL lock_timeout = '250ms'";
 
 /// What one run of the upkeep did.
@@ -41,14 +41,16 @@ impl Ledger {
         let mut connection = self.pool.acquire().await?;
         let now = now.to_utc();
         for days in 0..=DAYS_AHEAD {
-            sqlx::query("-- partition.ahead\nSELECT ensure_day($1)")
-                .bind(now + TimeDelta::days(days))
-                .execute(&mut connection)
-                .await?;
+            let made = make(&mut connection, now + TimeDelta::days(days)).await;
+            left_where_locked(&mut connection, made, "a day is not made yet").await?;
         }
         let mut done = Upkeep::default();
         for day in hot_days(&mut connection).await? {
-            if is_over(&mut connection, day, now - COLD_AFTER).await? && archive(&mut connection, day).await? {
+            if !is_over(&mut connection, day, now - COLD_AFTER).await? {
+                continue;
+            }
+            let archived = archive(&mut connection, day).await;
+            if left_where_locked(&mut connection, archived, "a day stays in the hot tier").await? == Some(true) {
                 tracing::info!(%day, "reservations went to the cold tier");
                 done.archived.push(day);
             }
@@ -100,20 +102,36 @@ async fn is_over(connection: &mut Connection, day: NaiveDate, before: DateTime<U
     .await?)
 }
 
-/// Moves a day from the hot tier to the cold one; returns whether it did.
-async fn archive(connection: &mut Connection, day: NaiveDate) -> Result<bool, LedgerError> {
-    match try_archive(connection, day).await {
-        Ok(moved) => Ok(moved),
-        // Endings had the lock for too long.
+/// None where the lock could not be had in time, since endings or a long look had it: the next run tries again.
+async fn left_where_locked<T>(
+    connection: &mut Connection,
+    done: Result<T, LedgerError>,
+    left: &'static str,
+) -> Result<Option<T>, LedgerError> {
+    match done {
+        Ok(done) => Ok(Some(done)),
         Err(LedgerError::Retry(error)) => {
-            tracing::info!(%day, %error, "the day stays in the hot tier for this time");
-            Ok(false)
+            connection.rollback().await?;
+            tracing::info!(%error, "{left}");
+            Ok(None)
         }
         Err(error) => Err(error),
     }
 }
 
-async fn try_archive(connection: &mut Connection, day: NaiveDate) -> Result<bool, LedgerError> {
+/// Makes the partitions of a day that has none.
+async fn make(connection: &mut Connection, at: DateTime<Utc>) -> Result<(), LedgerError> {
+    connection.begin().await?;
+    sqlx::query(LOCK_WAIT_MAX).execute(&mut *connection).await?;
+    sqlx::query("-- partition.ahead\nSELECT ensure_day($1)")
+        .bind(at)
+        .execute(&mut *connection)
+        .await?;
+    Ok(connection.commit().await?)
+}
+
+/// Moves a day from the hot tier to the cold one; returns whether it did.
+async fn archive(connection: &mut Connection, day: NaiveDate) -> Result<bool, LedgerError> {
     let hot = name_of("inventory_reservation", day);
     let cold = name_of("inventory_reservation_cold", day);
     let from = day.and_time(NaiveTime::MIN).and_utc();

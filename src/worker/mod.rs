@@ -76,6 +76,14 @@ pub struct Context {
 }
 
 impl Context {
+    /// The same over so many connections of its own, for statements that [may as well fail](Ledger::apart_in_haste).
+    fn apart_in_haste(&self, connections_max: u32) -> Context {
+        Context {
+            ledger: self.ledger.apart_in_haste(connections_max),
+            ..self.clone()
+        }
+    }
+
     /// The same over so many connections of its own, for statements that are [planned once](Ledger::apart).
     fn apart(&self, connections_max: u32) -> Context {
         Context {

@@ -13,6 +13,9 @@ const EVERY: Duration = Duration::from_secs(1);
 
 /// Beats until stopped, and says then that it beats no more.
 pub(crate) async fn run(context: Context) {
+    // Of its own: others take over from whoever has not beaten for three seconds, so an answer that does not come must
+    // not be waited for longer than need be, nor a beat for a connection.
+    let context = context.apart_in_haste(1);
     let what = "pulse";
     repeat(&context, what, EVERY, async || {
         let beat = run_once(&context).await;
@@ -28,6 +31,7 @@ pub(crate) async fn run(context: Context) {
     if let Err(error) = context.ledger.leave(context.gateway).await {
         tracing::warn!(%error, "others will wait a moment before they take this gateway for gone");
     }
+    context.ledger.close().await;
 }
 
 /// One beat.

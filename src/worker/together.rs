@@ -63,12 +63,8 @@ pub(super) struct Together {
 impl Together {
     /// Nothing yet, over a connection of its own on which nobody waits long for a lock or for an answer.
     pub(super) fn new(context: &Context) -> Self {
-        let context = Context {
-            ledger: context.ledger.apart_in_haste(CONNECTIONS_MAX),
-            ..context.clone()
-        };
         Together {
-            context,
+            context: context.apart_in_haste(CONNECTIONS_MAX),
             state: Arc::default(),
         }
     }

@@ -72,6 +72,31 @@ async fn a_day_goes_cold_when_its_last_reservation_has_ended_long_ago() {
     assert_eq!(shop.status(late).await, Status::Committed);
 }
 
+/// As `verify` does, for minutes.
+#[tokio::test]
+async fn a_day_that_somebody_reads_stays_hot_and_keeps_nothing_else_from_being_done() {
+    let shop = Shop::open().await;
+    let days = [5, 6];
+    for day in days {
+        let sold = old(&shop, day).await;
+        shop.end(commit(sold, "p")).await;
+    }
+    shop.sql(
+        "UPDATE inventory_key SET created_at = now() - interval '97 hours';
+         UPDATE inventory_reservation SET updated_at = now() - interval '97 hours'",
+    )
+    .await;
+    let mut reads = shop.pool.begin().await.expect("begins");
+    sqlx::query("LOCK TABLE inventory_reservation IN ACCESS SHARE MODE")
+        .execute(&mut *reads)
+        .await
+        .expect("locks");
+    let done = upkeep(&shop).await;
+    assert_eq!((done.archived.len(), done.keys > 0), (0, true), "{done:?}");
+    reads.rollback().await.expect("lets go");
+    assert_eq!(upkeep(&shop).await.archived.len(), days.len());
+}
+
 #[tokio::test]
 async fn keys_outlive_their_use_and_go() {
     let shop = Shop::open().await;

@@ -157,8 +157,7 @@ impl Ledger {
     }
 
     /// Makes batches of one owner's lanes durable that reserve units of these sales and do nothing else, all of them or
-    /// none. The answers stand in their order; `None`: they are not plain, and nothing was written. Where that is not
-    /// waited for, its connection is closed, and the cursors say.
+    /// none. The answers stand in their order; `None`: they are not plain, and nothing was written.
     ///
     /// # Errors
     /// `Unavailable`: it may have been written; the cursors say. `Broken`: entries do not follow their `from`.
