@@ -14,7 +14,9 @@ use crate::ledger::fallback::{FallbackAnswer, FallbackAsk};
 use crate::ledger::lane::LaneRow;
 use crate::ledger::places::Place;
 use crate::ledger::route::Route;
-use crate::ledger::{EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, TakeAnswer, TakeAsk};
+use crate::ledger::{
+    EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, Pace, TakeAnswer, TakeAsk,
+};
 use crate::thread::Thread;
 
 /// One for each kind of call but takings and endings.
@@ -56,8 +58,11 @@ impl LedgerCalls {
     pub fn start(ledger: &Ledger) -> Self {
         let thread = Thread::start("ledger");
         let on = thread.handle();
-        let (own, takes) = (ledger.apart(CONNECTIONS_MAX), ledger.apart(TAKE_CONNECTIONS_MAX));
-        let endings = ledger.apart(ENDING_CONNECTIONS_MAX);
+        let (own, takes) = (
+            ledger.apart(CONNECTIONS_MAX, Pace::Waited),
+            ledger.apart(TAKE_CONNECTIONS_MAX, Pace::Waited),
+        );
+        let endings = ledger.apart(ENDING_CONNECTIONS_MAX, Pace::Waited);
         let (end, extend, lane) = (endings.clone(), endings.clone(), endings.clone());
         let (read, take, route) = (own.clone(), takes.clone(), own.clone());
         let (places, key, fallback) = (own.clone(), own.clone(), own.clone());

@@ -182,7 +182,7 @@ impl Drop for Connection {
             drop(connection.detach());
         } else {
             PgTransactionManager::start_rollback(&mut connection);
-            self.of.give_back(connection);
+            self.of.give_back(connection, self.answer_within);
         }
     }
 }

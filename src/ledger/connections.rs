@@ -159,42 +159,36 @@ impl Connections {
     /// Lays it aside for the next, or gives it to the pool where somebody waits there or it is time to.
     pub(super) fn lay_aside(&self, connection: PoolConnection<Postgres>, left_pool: Instant) {
         let used = Instant::now();
-        let (idle, back) = {
+        let mut back = Vec::new();
+        {
             let mut aside = self.lock();
             // The first is the one that was needed least.
-            let is_idle = aside.ready.first().is_some_and(|first| used - first.used > KEPT_FOR);
-            let idle = is_idle.then(|| aside.ready.remove(0).connection);
+            if aside.ready.first().is_some_and(|first| used - first.used > KEPT_FOR) {
+                back.push(aside.ready.remove(0).connection);
+            }
             if aside.is_closed || aside.waiting > 0 || used - left_pool > KEPT_FOR {
-                (idle, Some(connection))
+                back.push(connection);
             } else {
                 aside.ready.push(Ready {
                     connection,
                     left_pool,
                     used,
                 });
-                (idle, None)
             }
-        };
-        if let Some(idle) = idle {
-            self.give_back(idle);
         }
-        // It has answered a moment ago.
-        drop(back);
+        // Nothing is under way on them.
+        let within = self.pool.options().get_acquire_timeout();
+        back.into_iter()
+            .for_each(|connection| self.give_back(connection, within));
     }
 
-    /// Gives it to the pool, when it has answered. The pool itself would wait for ever, and count it as used.
-    pub(super) fn give_back(&self, mut connection: PoolConnection<Postgres>) {
-        let Ok(runtime) = Handle::try_current() else {
-            drop(connection.detach());
-            return;
-        };
-        let within = self.answer_within(None);
-        runtime.spawn(async move {
-            match timeout(within, connection.ping()).await {
-                Ok(Ok(())) => drop(connection),
-                _ => drop(connection.detach()),
-            }
-        });
+    /// Gives it to the pool, which waits until it has answered; closes it where that takes longer than this. The pool's own
+    /// way back has no such bound, and until then counts the connection as used.
+    pub(super) fn give_back(&self, mut connection: PoolConnection<Postgres>, within: Duration) {
+        match Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(timeout(within, connection.return_to_pool()))),
+            Err(_) => drop(connection.detach()),
+        }
     }
 
     /// A transaction over a connection of its own.

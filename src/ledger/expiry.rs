@@ -51,8 +51,6 @@ struct Walked {
 /// part in so many of the time.
 const WHOLE_QUICK: Duration = Duration::from_millis(250);
 const WHOLE_SHARE: u32 = 10;
-/// One that is cut short would begin anew, and again: nothing would expire.
-const WHOLE_MAX: Duration = Duration::from_secs(600);
 
 impl DueWalk {
     /// Nothing before this need be looked at; `None`: begin at the beginning.
@@ -129,9 +127,6 @@ impl Ledger {
         let mut tx = self.begin().await?;
         let began = Instant::now();
         let from = self.due.from(began);
-        if from.is_none() {
-            tx.allow(WHOLE_MAX).await?;
-        }
         let overdue: Vec<Overdue> = sqlx::query_as(concat!(
             "-- expiry.due: stalls and pulse are of one snapshot, so a silence that ended before that beat is among them
              SELECT ",

@@ -130,6 +130,29 @@ impl Settings {
     }
 }
 
+/// How long a statement over connections of its own may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// As long as any.
+    Usual,
+    /// Somebody waits for it, or it has to go on: 10 s, twice what a request is answered within.
+    Waited,
+    /// Others act where it is late: 3 s.
+    Urgent,
+    /// It may as well fail: 3 s, and half a second for a lock that somebody keeps.
+    Tried,
+}
+
+impl Pace {
+    fn statement_max(self) -> Duration {
+        match self {
+            Pace::Usual => Duration::MAX,
+            Pace::Waited => Duration::from_secs(10),
+            Pace::Urgent | Pace::Tried => Duration::from_secs(3),
+        }
+    }
+}
+
 /// The ledger. Clones share its connections.
 #[derive(Clone, Debug)]
 pub struct Ledger {
@@ -191,17 +214,12 @@ impl Ledger {
     /// does not know it would think anew each time, and by indexes: all go by keys, and a plan made while a day was
     /// empty would scan it when it is not.
     #[must_use]
-    pub fn apart(&self, connections_max: u32) -> Ledger {
-        let change = |to: PgConnectOptions| to.options(PLANNED_ONCE);
-        self.over(&self.pool.apart(connections_max, APART_STATEMENT_MAX, change))
-    }
-
-    /// The same for statements that are tried and may fail: a lock that somebody keeps costs half a second, and no
-    /// statement takes longer than some seconds.
-    #[must_use]
-    pub fn apart_in_haste(&self, connections_max: u32) -> Ledger {
-        let change = |to: PgConnectOptions| to.options(PLANNED_ONCE).options([("lock_timeout", HASTE)]);
-        self.over(&self.pool.apart(connections_max, HASTY_STATEMENT_MAX, change))
+    pub fn apart(&self, connections_max: u32, pace: Pace) -> Ledger {
+        let change = |to: PgConnectOptions| match pace {
+            Pace::Tried => to.options(PLANNED_ONCE).options([("lock_timeout", HASTE)]),
+            _ => to.options(PLANNED_ONCE),
+        };
+        self.over(&self.pool.apart(connections_max, pace.statement_max(), change))
     }
 
     async fn begin(&self) -> Result<Transaction, LedgerError> {
@@ -236,12 +254,6 @@ const PLANNED_ONCE: [(&str, &str); 4] = [
     ("enable_bitmapscan", "off"),
     ("jit", "off"),
 ];
-
-/// The longest time of a statement that somebody waits for, or that has to go on: twice what a request is answered within.
-const APART_STATEMENT_MAX: Duration = Duration::from_secs(10);
-
-/// The longest time of a statement that may as well fail.
-const HASTY_STATEMENT_MAX: Duration = Duration::from_secs(3);
 
 /// The longest wait for a lock of whoever can do without.
 const HASTE: &str = "500ms";

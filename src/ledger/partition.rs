@@ -18,7 +18,7 @@ const COLD_AFTER: TimeDelta = TimeDelta::hours(48);
 const KEYS_KEPT: TimeDelta = TimeDelta::hours(72);
 /// Keys deleted by one statement: some 50 ms.
 const KEYS_MAX: i64 = 5_000;
-/// Longest wait for the lock under which a day is made or changes its tier; all traffic waits behind it.
+/// Longest wait for a lock under which a day is made or changes its tier; all traffic waits behind it.
 const LOCK_WAIT_MAX: &str = "SET LOCAL lock_timeout = '250ms'";
 
 /// What one run of the upkeep did.
@@ -42,7 +42,9 @@ impl Ledger {
         let now = now.to_utc();
         for days in 0..=DAYS_AHEAD {
             let made = make(&mut connection, now + TimeDelta::days(days)).await;
-            left_where_locked(&mut connection, made, "a day is not made yet").await?;
+            if let Err(error) = unless_locked(&mut connection, made).await? {
+                tracing::warn!(days, %error, "the day so many days ahead is not made yet");
+            }
         }
         let mut done = Upkeep::default();
         for day in hot_days(&mut connection).await? {
@@ -50,9 +52,13 @@ impl Ledger {
                 continue;
             }
             let archived = archive(&mut connection, day).await;
-            if left_where_locked(&mut connection, archived, "a day stays in the hot tier").await? == Some(true) {
-                tracing::info!(%day, "reservations went to the cold tier");
-                done.archived.push(day);
+            match unless_locked(&mut connection, archived).await? {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!(%day, "reservations went to the cold tier");
+                    done.archived.push(day);
+                }
+                Err(error) => tracing::info!(%day, %error, "the day stays in the hot tier for this time"),
             }
         }
         loop {
@@ -102,18 +108,17 @@ async fn is_over(connection: &mut Connection, day: NaiveDate, before: DateTime<U
     .await?)
 }
 
-/// None where the lock could not be had in time, since endings or a long look had it: the next run tries again.
-async fn left_where_locked<T>(
+/// What was done, or why not where the lock could not be had in time, since endings or a long look had it: the next run
+/// tries again.
+async fn unless_locked<T>(
     connection: &mut Connection,
     done: Result<T, LedgerError>,
-    left: &'static str,
-) -> Result<Option<T>, LedgerError> {
+) -> Result<Result<T, sqlx::Error>, LedgerError> {
     match done {
-        Ok(done) => Ok(Some(done)),
+        Ok(done) => Ok(Ok(done)),
         Err(LedgerError::Retry(error)) => {
             connection.rollback().await?;
-            tracing::info!(%error, "{left}");
-            Ok(None)
+            Ok(Err(error))
         }
         Err(error) => Err(error),
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Context, repeat};
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, Pace};
 use crate::metric;
 
 /// Well within the second by which an expiry may be late.
@@ -14,7 +14,7 @@ const STEP: i64 = 1_000;
 /// Expires until stopped, over a connection of its own: where the planner knows of no rows yet, as when a day has just
 /// begun, it would scan all of them for each step.
 pub(crate) async fn run(context: Context) {
-    let context = context.apart(1);
+    let context = context.apart(1, Pace::Usual);
     repeat(&context, "expiry", EVERY, async || run_once(&context).await).await;
     context.ledger.close().await;
 }

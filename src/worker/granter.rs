@@ -6,8 +6,8 @@ use super::writer::WriterError;
 use super::{Context, repeat};
 use crate::domain::lane::{Cursor, LaneNo};
 use crate::flash::{Delivery, FlashError, GRANTS_STEP, Parcel};
-use crate::ledger::LedgerError;
 use crate::ledger::grants::Numbered;
+use crate::ledger::{LedgerError, Pace};
 
 /// A nudge may be lost; then a grant waits this long.
 const POLL: Duration = Duration::from_millis(1_000);
@@ -148,7 +148,7 @@ async fn in_force(context: &Context, lane: LaneNo, cursor: Cursor) -> Result<i64
 /// Wakes the granters of lanes with grants that another gateway, or nobody's request, has made; over a connection of its
 /// own, as the [expiry](super::expiry) has one.
 pub(crate) async fn nudge(context: Context) {
-    let context = context.apart(1);
+    let context = context.apart(1, Pace::Waited);
     repeat::<LedgerError, _>(&context, "grants", LOOK_EVERY, async || {
         for lane in context.ledger.lanes_with_grants().await? {
             context.flash.nudge_grants(lane);

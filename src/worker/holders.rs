@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::{Context, repeat};
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, Pace};
 use crate::metric;
 
 /// Between two looks. Together with the usual patience it is half of what a client waits for an ending.
@@ -20,7 +20,7 @@ pub(crate) struct Told(Mutex<HashSet<(i32, Option<DateTime<Utc>>)>>);
 /// Looks until stopped.
 pub(crate) async fn run(context: Context) {
     // Of its own: the others may all wait for whoever is looked for.
-    let context = context.apart(1);
+    let context = context.apart(1, Pace::Waited);
     let told = Told::default();
     repeat(&context, "holders of locks", EVERY, async || {
         run_once(&context, &told).await.map(|()| false)

@@ -35,7 +35,7 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::flash::Flash;
 use crate::health::Health;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, Pace};
 use crate::thread::Thread;
 
 /// Lanes whose queues are carried into the ledger at the same instant; others wait some ms for their turn.
@@ -76,18 +76,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// The same over so many connections of its own, for statements that [may as well fail](Ledger::apart_in_haste).
-    fn apart_in_haste(&self, connections_max: u32) -> Context {
-        Context {
-            ledger: self.ledger.apart_in_haste(connections_max),
-            ..self.clone()
-        }
-    }
-
     /// The same over so many connections of its own, for statements that are [planned once](Ledger::apart).
-    fn apart(&self, connections_max: u32) -> Context {
+    fn apart(&self, connections_max: u32, pace: Pace) -> Context {
         Context {
-            ledger: self.ledger.apart(connections_max),
+            ledger: self.ledger.apart(connections_max, pace),
             ..self.clone()
         }
     }
@@ -129,7 +121,7 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
 async fn own_lanes(context: Context) {
     let thread = Thread::start("lanes");
     let served = thread.handle().spawn(async move {
-        let context = context.apart(LANES_CONNECTIONS_MAX);
+        let context = context.apart(LANES_CONNECTIONS_MAX, Pace::Waited);
         owner::run(context.clone()).await;
         context.ledger.close().await;
     });

@@ -6,7 +6,7 @@ use super::{Context, repeat};
 use crate::domain::lane::LaneNo;
 use crate::flash::Health as LaneHealth;
 use crate::health::Standing;
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, Pace};
 use crate::metric;
 
 const EVERY: Duration = Duration::from_secs(1);
@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(1);
 pub(crate) async fn run(context: Context) {
     // Of its own: others take over from whoever has not beaten for three seconds, so an answer that does not come must
     // not be waited for longer than need be, nor a beat for a connection.
-    let context = context.apart_in_haste(1);
+    let context = context.apart(1, Pace::Urgent);
     let what = "pulse";
     repeat(&context, what, EVERY, async || {
         let beat = run_once(&context).await;
@@ -40,12 +40,13 @@ pub(crate) async fn run(context: Context) {
 /// Postgres can't be asked.
 pub async fn run_once(context: &Context) -> Result<(), LedgerError> {
     let reached = look_at_lanes(context).await;
-    let asked = Instant::now();
-    let now = context.ledger.now().await?;
-    context.clock.measure(now, asked, asked.elapsed());
     if context.ledger.beat(context.gateway, &context.name).await?.stalled {
         tracing::warn!("no gateway could end reservations for a while; deadlines move by that time");
     }
+    // After the beat, which has found out whether the connection works: only the way there and back counts.
+    let asked = Instant::now();
+    let now = context.ledger.now().await?;
+    context.clock.measure(now, asked, asked.elapsed());
     context.ledger.tell_reach(context.gateway, &reached).await?;
     let drift = context.ledger.drift().await?;
     for lane in context.flash.lane_numbers() {

@@ -15,8 +15,8 @@ use super::Context;
 use super::telling::notice;
 use crate::domain::entry::{Body, Entry};
 use crate::domain::lane::{Cursor, LaneNo};
-use crate::ledger::LedgerError;
 use crate::ledger::apply::{Batch, Done, SaleIdentities, plain_sales};
+use crate::ledger::{LedgerError, Pace};
 use crate::metric;
 
 /// To a Postgres process that always does the same a statement costs a tenth less than to two that take turns.
@@ -64,7 +64,7 @@ impl Together {
     /// Nothing yet, over a connection of its own on which nobody waits long for a lock or for an answer.
     pub(super) fn new(context: &Context) -> Self {
         Together {
-            context: context.apart_in_haste(CONNECTIONS_MAX),
+            context: context.apart(CONNECTIONS_MAX, Pace::Tried),
             state: Arc::default(),
         }
     }

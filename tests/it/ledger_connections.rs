@@ -7,7 +7,7 @@ use std::time::Duration;
 use flashgate::domain::id::Item;
 use flashgate::drill::wire::Wire;
 use flashgate::ledger::adjust::Adjusted;
-use flashgate::ledger::{Ledger, LedgerError, Settings};
+use flashgate::ledger::{Ledger, LedgerError, Pace, Settings};
 use futures::future::join_all;
 use tokio::time::{sleep, timeout};
 
@@ -32,7 +32,7 @@ async fn receive(ledger: &Ledger, item: &Item, units: i64) -> Result<Adjusted, L
 #[tokio::test]
 async fn one_connection_serves_a_crowd() {
     let desk = Desk::open().await;
-    let one = desk.ledger.apart(1);
+    let one = desk.ledger.apart(1, Pace::Usual);
     let asks = (0..32).map(|_| async {
         for _ in 0..50 {
             one.now().await.expect("a connection within its time");
@@ -47,7 +47,7 @@ async fn one_connection_serves_a_crowd() {
 async fn a_call_that_is_dropped_midway_leaves_nothing_behind() {
     let desk = Desk::open().await;
     let item = desk.stock("a", 100).await;
-    let one = desk.ledger.apart(1);
+    let one = desk.ledger.apart(1, Pace::Usual);
     one.now().await.expect("answers");
 
     let mut held = desk.pool.begin().await.expect("begins");
@@ -73,7 +73,7 @@ async fn a_call_that_is_dropped_midway_leaves_nothing_behind() {
 async fn a_call_that_is_dropped_as_it_begins_leaves_no_transaction_open() {
     let desk = Desk::open().await;
     let item = desk.stock("a", 100).await;
-    let one = desk.ledger.apart(1);
+    let one = desk.ledger.apart(1, Pace::Usual);
     one.now().await.expect("answers");
     // Where Postgres is faster than we are, all of it may be over at once.
     for _ in 0..100 {
@@ -89,7 +89,7 @@ async fn a_call_that_is_dropped_as_it_begins_leaves_no_transaction_open() {
 #[tokio::test]
 async fn a_connection_that_died_while_it_lay_ready_is_replaced() {
     let desk = Desk::open().await;
-    let few = desk.ledger.apart(3);
+    let few = desk.ledger.apart(3, Pace::Usual);
     join_all((0..3).map(|_| few.now())).await;
     sleep(Duration::from_millis(150)).await;
     sqlx::query(&format!("SELECT pg_terminate_backend(pid) {OURS}"))
@@ -105,7 +105,7 @@ async fn a_connection_that_died_while_it_lay_ready_is_replaced() {
 async fn what_lies_ready_is_given_back_at_the_end() {
     let desk = Desk::open().await;
     let before = count(&desk).await;
-    let few = desk.ledger.apart(3);
+    let few = desk.ledger.apart(3, Pace::Usual);
     join_all((0..3).map(|_| few.now())).await;
     assert!(count(&desk).await > before);
     timeout(Duration::from_secs(2), few.close())

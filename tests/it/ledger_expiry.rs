@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use flashgate::domain::reservation::Status;
 use flashgate::domain::reservation_id::ReservationId;
 use flashgate::domain::time::Millis;
-use flashgate::ledger::{EndAnswer, ExpireRun, ExtendAnswer, ExtendAsk, Ledger};
+use flashgate::ledger::{EndAnswer, ExpireRun, ExtendAnswer, ExtendAsk, Ledger, Pace};
 use futures::future::join_all;
 use uuid::Uuid;
 
@@ -123,7 +123,7 @@ async fn reads_what_is_due(shop: &Shop, worker: Ledger) {
 async fn an_expiry_planned_on_an_empty_day_reads_what_is_due() {
     let shop = Shop::open().await;
     // As the worker does it.
-    let worker = shop.ledger.apart(1);
+    let worker = shop.ledger.apart(1, Pace::Usual);
     worker.expire_due(1000).await.expect("Postgres answers");
     fill(&shop).await;
     reads_what_is_due(&shop, worker).await;
@@ -133,7 +133,7 @@ async fn an_expiry_planned_on_an_empty_day_reads_what_is_due() {
 async fn an_expiry_planned_before_a_day_was_counted_reads_what_is_due() {
     let shop = Shop::open().await;
     fill(&shop).await;
-    reads_what_is_due(&shop, shop.ledger.apart(1)).await;
+    reads_what_is_due(&shop, shop.ledger.apart(1, Pace::Usual)).await;
 }
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use flashgate::ledger::once::By;
 use flashgate::ledger::recovery::Settled;
 use flashgate::ledger::sale::{Acted, Created, NewSale};
 use flashgate::ledger::sale_life::ActAnswer;
-use flashgate::ledger::{EndAnswer, EndAsk, Ledger, LedgerError, Settings};
+use flashgate::ledger::{EndAnswer, EndAsk, Ledger, LedgerError, Pace, Settings};
 use sqlx::PgPool;
 use uuid::Uuid;
 
@@ -231,7 +231,7 @@ impl Desk {
 
     /// Tries to make the entries of these lanes durable in one statement, as gateways do.
     pub(crate) async fn at_once(&self, queues: &[(Lane, Vec<Entry>)]) -> Result<Option<Vec<Done>>, LedgerError> {
-        let ledger = self.ledger.apart_in_haste(1);
+        let ledger = self.ledger.apart(1, Pace::Tried);
         let done = self.at_once_over(&ledger, queues).await;
         ledger.close().await;
         done
