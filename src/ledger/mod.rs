@@ -229,7 +229,7 @@ impl Ledger {
     /// The same for what goes from sale to sale: a row that somebody keeps locked costs the others half a second.
     async fn begin_in_haste(&self) -> Result<Transaction, LedgerError> {
         let mut tx = self.begin().await?;
-        sqlx::query("-- tx.haste\nSET LOCAL lock_timeout = '500ms'")
+        sqlx::query(&format!("-- tx.haste\nSET LOCAL lock_timeout = '{HASTE}'"))
             .execute(&mut *tx)
             .await?;
         Ok(tx)

@@ -9,6 +9,7 @@ use flashgate::drill::wire::Wire;
 use flashgate::ledger::adjust::Adjusted;
 use flashgate::ledger::{Ledger, LedgerError, Pace, Settings};
 use futures::future::join_all;
+use sqlx::{Postgres, Transaction};
 use tokio::time::{sleep, timeout};
 
 use crate::support::door::until;
@@ -23,6 +24,13 @@ async fn count(desk: &Desk) -> i64 {
         .fetch_one(&desk.pool)
         .await
         .expect("Postgres answers")
+}
+
+/// A transaction that holds what this locks.
+async fn holding(desk: &Desk, lock: &str) -> Transaction<'static, Postgres> {
+    let mut held = desk.pool.begin().await.expect("begins");
+    sqlx::query(lock).execute(&mut *held).await.expect("locks");
+    held
 }
 
 async fn receive(ledger: &Ledger, item: &Item, units: i64) -> Result<Adjusted, LedgerError> {
@@ -50,11 +58,7 @@ async fn a_call_that_is_dropped_midway_leaves_nothing_behind() {
     let one = desk.ledger.apart(1, Pace::Usual);
     one.now().await.expect("answers");
 
-    let mut held = desk.pool.begin().await.expect("begins");
-    sqlx::query("SELECT FROM inventory_balance WHERE sku_id = 'a' FOR UPDATE")
-        .execute(&mut *held)
-        .await
-        .expect("locks");
+    let held = holding(&desk, "SELECT FROM inventory_balance WHERE sku_id = 'a' FOR UPDATE").await;
     let waits = timeout(Duration::from_millis(300), receive(&one, &item, 7)).await;
     assert!(waits.is_err(), "it waits for the balance: {waits:?}");
     held.rollback().await.expect("lets go");
@@ -195,11 +199,11 @@ async fn a_statement_whose_answer_never_comes_is_given_up() {
 async fn a_transaction_whose_answer_never_comes_is_given_up() {
     let silent = Silent::new().await;
     let item = silent.desk.stock("a", 100).await;
-    let mut held = silent.desk.pool.begin().await.expect("begins");
-    sqlx::query("SELECT FROM inventory_balance WHERE sku_id = 'a' FOR UPDATE")
-        .execute(&mut *held)
-        .await
-        .expect("locks");
+    let held = holding(
+        &silent.desk,
+        "SELECT FROM inventory_balance WHERE sku_id = 'a' FOR UPDATE",
+    )
+    .await;
     let falls_silent = async {
         sleep(SHORT / 2).await;
         silent.wire.silence();
@@ -233,11 +237,7 @@ async fn a_connection_that_fell_silent_while_it_lay_ready_is_replaced() {
 #[tokio::test]
 async fn what_may_take_long_is_waited_for() {
     let silent = Silent::new().await;
-    let mut held = silent.desk.pool.begin().await.expect("begins");
-    sqlx::query("LOCK TABLE inventory_event IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *held)
-        .await
-        .expect("locks");
+    let held = holding(&silent.desk, "LOCK TABLE inventory_event IN ACCESS EXCLUSIVE MODE").await;
     let lets_go = async {
         sleep(SHORT * 5).await;
         held.rollback().await.expect("lets go");
