@@ -97,7 +97,7 @@ fn say(repaired: &Repaired) -> String {
             ..
         } => format!("corrected by event {event_id}"),
         Repaired::Corrected { event_id: None, .. } => "corrected".to_owned(),
-        Repaired::Superseded => "a newer count is in the balance".to_owned(),
+        Repaired::Superseded => "a newer count is in the balance, or the order has become something else".to_owned(),
         Repaired::Left(why) => format!("left: {why}"),
     }
 }

@@ -201,10 +201,23 @@ impl OrderState {
 pub struct Held {
     /// Where it stands.
     pub status: Status,
-    /// All its units came back.
+    /// All its units came back; where the buyer has a right to them: before he got it.
     pub returned: bool,
     /// It ended before the order got its state, and the order has other units: the buyer changed the cart.
     pub dropped: bool,
+    /// Whether it was made after the order got its state, which then says nothing of it.
+    pub later: Later,
+}
+
+/// When an order made a reservation, seen from the state that it got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Later {
+    /// Before it.
+    No,
+    /// After it, in the place of one of the same item, or of nothing at all: the state may mean it.
+    Anew,
+    /// After it, beside others.
+    Besides,
 }
 
 /// What to do about a reservation of an order.
@@ -224,7 +237,11 @@ pub enum OrderVerdict {
 #[must_use]
 pub fn judge_order(state: OrderState, held: Held) -> OrderVerdict {
     match (state.is_owed(), held.status) {
+        (_, _) if held.later == Later::Besides => OrderVerdict::Agrees,
+        (false, _) if held.later == Later::Anew => OrderVerdict::Agrees,
+        (true, Status::Reserved) if held.later == Later::Anew => OrderVerdict::Review,
         (true, Status::Reserved) => OrderVerdict::Commit,
+        (true, Status::Committed) if held.returned => OrderVerdict::Review,
         (true, Status::Committed) => OrderVerdict::Agrees,
         (true, Status::Released) if held.dropped => OrderVerdict::Agrees,
         (true, Status::Released | Status::Expired | Status::Rejected) => OrderVerdict::Review,
@@ -258,6 +275,7 @@ mod tests {
             status,
             returned: false,
             dropped: false,
+            later: Later::No,
         };
         for (status, owed, not_owed) in [
             (Reserved, Commit, Release),
@@ -280,12 +298,32 @@ mod tests {
             ..plain(Committed)
         };
         assert_eq!(judge_order(Refunded, returned), Agrees);
+        assert_eq!(judge_order(Paid, returned), Review);
         let dropped = |status| Held {
             dropped: true,
             ..plain(status)
         };
         assert_eq!(judge_order(Paid, dropped(Released)), Agrees);
         assert_eq!(judge_order(Paid, dropped(Expired)), Review);
+    }
+
+    #[test]
+    fn a_state_says_nothing_of_what_came_after_it() {
+        use OrderState::{Cancelled, Paid};
+        use OrderVerdict::{Agrees, Review};
+        let made = |status, later| Held {
+            status,
+            returned: false,
+            dropped: false,
+            later,
+        };
+        for status in [Status::Reserved, Status::Committed] {
+            assert_eq!(judge_order(Cancelled, made(status, Later::Anew)), Agrees);
+            assert_eq!(judge_order(Cancelled, made(status, Later::Besides)), Agrees);
+            assert_eq!(judge_order(Paid, made(status, Later::Besides)), Agrees);
+        }
+        assert_eq!(judge_order(Paid, made(Status::Reserved, Later::Anew)), Review);
+        assert_eq!(judge_order(Paid, made(Status::Committed, Later::Anew)), Agrees);
     }
 
     #[test]

@@ -7,12 +7,12 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
-use super::report::{self, NewDiscrepancy, Report};
+use super::report::{self, Discrepancy, NewDiscrepancy, Report};
 use crate::domain::difference::Figure;
-use crate::domain::reconciliation::{Held, OrderState, OrderVerdict, ReportKind, Review, judge_order};
+use crate::domain::reconciliation::{Held, Later, OrderState, OrderVerdict, ReportKind, Review, judge_order};
 use crate::domain::reservation::{Ending, Status};
 use crate::domain::reservation_id::ReservationId;
 use crate::domain::trace::TraceId;
@@ -33,12 +33,26 @@ pub struct Judged {
     pub tickets: Vec<GrantTicket>,
 }
 
+/// How far the clock of who tells states may be off.
+const CLOCK_SLACK_MS: i64 = 60_000;
+
 /// The newest state of an order.
 #[derive(Clone, Debug, sqlx::FromRow)]
 struct Newest {
     order_id: String,
     state: String,
     at: DateTime<Utc>,
+    received_at: DateTime<Utc>,
+}
+
+/// States that were taken, and one of the orders whose newest is among them; none where there is no such order.
+#[derive(Clone, Debug, sqlx::FromRow)]
+struct TakenRow {
+    taken: i64,
+    order_id: Option<String>,
+    state: Option<String>,
+    at: Option<DateTime<Utc>>,
+    received_at: Option<DateTime<Utc>>,
 }
 
 /// A reservation of such an order.
@@ -49,8 +63,12 @@ struct HeldRow {
     sku_id: String,
     location_id: String,
     status: String,
+    created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
+    /// All its units came back.
     returned: bool,
+    /// They had, when the order got its state.
+    returned_before: bool,
 }
 
 /// What is done about a difference, once it is written down.
@@ -78,8 +96,8 @@ impl Ledger {
         tx.commit().await?;
         let mut compared = 0;
         for _ in 0..BATCHES_MAX {
-            let (states, remedies) = self.judge_batch(report, settled_ms, by).await?;
-            compared += states;
+            let (states, orders, remedies) = self.judge_batch(report, settled_ms, by).await?;
+            compared += orders;
             let asks: Vec<EndAsk> = remedies.iter().map(|remedy| remedy.ask.clone()).collect();
             if !asks.is_empty() {
                 let answers = self.end(&asks).await?;
@@ -108,10 +126,15 @@ impl Ledger {
         .await?)
     }
 
-    /// Judges some orders and writes down what differs. Returns how many there were, and what to do.
-    async fn judge_batch(&self, report: Uuid, settled_ms: i64, by: &By) -> Result<(i64, Vec<Remedy>), LedgerError> {
+    /// Judges some orders and writes down what differs. Returns how many states and orders there were, and what to do.
+    async fn judge_batch(
+        &self,
+        report: Uuid,
+        settled_ms: i64,
+        by: &By,
+    ) -> Result<(i64, i64, Vec<Remedy>), LedgerError> {
         let mut tx = self.begin().await?;
-        let orders = take_orders(&mut tx, settled_ms).await?;
+        let (states, orders) = take_orders(&mut tx, settled_ms).await?;
         let held = held(&mut tx, &orders).await?;
         let (mut found, mut endings) = (Vec::new(), Vec::new());
         for order in &orders {
@@ -139,10 +162,31 @@ impl Ledger {
                     },
                 })
             });
-        Ok((
-            i64::try_from(orders.len()).expect("a batch is small"),
-            remedies.collect(),
-        ))
+        let orders = i64::try_from(orders.len()).expect("a batch is small");
+        Ok((states, orders, remedies.collect()))
+    }
+
+    /// Whether an order's newest state still asks for what was found about a reservation of it.
+    pub(super) async fn is_still_so(&self, found: &Discrepancy) -> Result<bool, LedgerError> {
+        let Some(order) = &found.order else { return Ok(false) };
+        let mut connection = self.pool.acquire().await?;
+        let newest: Option<Newest> = sqlx::query_as(
+            "-- order_state.newest
+             SELECT order_id, state, at, received_at FROM order_state WHERE order_id = $1
+             ORDER BY at DESC, received_at DESC LIMIT 1",
+        )
+        .bind(order)
+        .fetch_optional(&mut connection)
+        .await?;
+        let Some(newest) = newest else { return Ok(false) };
+        let held = held(&mut connection, std::slice::from_ref(&newest)).await?;
+        connection.keep();
+        let of_order = held.get(order).map_or(&[][..], Vec::as_slice);
+        let (mut now, mut endings) = (Vec::new(), Vec::new());
+        newest.judge(of_order, &mut now, &mut endings)?;
+        Ok(now
+            .iter()
+            .any(|now| now.reservation == found.reservation.map(|id| id.0) && now.expected == found.expected))
     }
 
     /// Writes down what came of the remedies.
@@ -180,6 +224,11 @@ fn tickets(answer: &EndAnswer) -> &[GrantTicket] {
 }
 
 impl Newest {
+    /// Whether the order got its state before it made this reservation, however wrong the clock is by which that is told.
+    fn is_before(&self, row: &HeldRow) -> bool {
+        row.created_at > self.received_at || row.created_at > self.at + TimeDelta::milliseconds(CLOCK_SLACK_MS)
+    }
+
     /// Judges an order; `endings` says of each difference how its reservation is to end, if it is.
     fn judge(
         &self,
@@ -205,22 +254,38 @@ impl Newest {
         }
         let status = |row: &HeldRow| Status::parse(&row.status).ok_or_else(|| broken("status"));
         let is_live = |row: &&HeldRow| ["RESERVED", "COMMITTED"].contains(&row.status.as_str());
+        let is_later = |row: &&HeldRow| self.is_before(row);
         for row in held {
             let same_item = |other: &&HeldRow| (&other.sku_id, &other.location_id) == (&row.sku_id, &row.location_id);
-            let superseded = held.iter().filter(same_item).any(|other| {
-                is_live(&other) || (other.updated_at, other.reservation_id) > (row.updated_at, row.reservation_id)
-            });
-            // The order had reserved the item again: what counts is that.
+            let newer = |other: &&HeldRow| {
+                is_live(other) || (other.updated_at, other.reservation_id) > (row.updated_at, row.reservation_id)
+            };
+            let elsewhere =
+                |other: &&HeldRow| is_live(other) && other.sku_id == row.sku_id && other.created_at >= row.updated_at;
+            let superseded = held
+                .iter()
+                .any(|other| same_item(&other) && newer(&other) || elsewhere(&other));
+            // The order had reserved the item again, here or elsewhere: what counts is that.
             if !is_live(&row) && superseded {
                 continue;
             }
             let status = status(row)?;
+            let mut earlier = held.iter().filter(|other| !is_later(other)).peekable();
+            let renews = earlier.peek().is_none() || earlier.any(|other| other.sku_id == row.sku_id);
             let verdict = judge_order(
                 state,
                 Held {
                     status,
-                    returned: row.returned,
+                    returned: match state.is_owed() {
+                        true => row.returned_before,
+                        false => row.returned,
+                    },
                     dropped: row.updated_at < self.at && held.iter().any(|other| is_live(&other)),
+                    later: match (is_later(&row), renews) {
+                        (false, _) => Later::No,
+                        (true, true) => Later::Anew,
+                        (true, false) => Later::Besides,
+                    },
                 },
             );
             let (ending, review) = match verdict {
@@ -236,13 +301,15 @@ impl Newest {
     }
 
     fn discrepancy(&self, state: OrderState, status: Status, row: &HeldRow, review: Review) -> NewDiscrepancy {
-        let expected = match (state.is_owed(), status) {
-            (true, _) => Status::Committed.as_str(),
-            (false, Status::Committed) => "returned",
-            (false, _) => Status::Released.as_str(),
+        let (expected, found) = match (state.is_owed(), status) {
+            (true, Status::Committed) => (status.as_str(), "returned"),
+            (true, _) => (Status::Committed.as_str(), status.as_str()),
+            (false, Status::Committed) => ("returned", status.as_str()),
+            (false, _) => (Status::Released.as_str(), status.as_str()),
         };
         let cause = match (state, status) {
             (OrderState::Refunded, Status::Committed) => "refunded_without_return".to_owned(),
+            (state, Status::Committed) if state.is_owed() => format!("{}_but_returned", state.as_str()),
             _ => format!("{}_but_{}", state.as_str(), status.as_str().to_ascii_lowercase()),
         };
         NewDiscrepancy {
@@ -251,7 +318,7 @@ impl Newest {
             reservation: Some(row.reservation_id),
             figure: None,
             expected: Figure::from(expected),
-            found: Figure::from(status.as_str()),
+            found: Figure::from(found),
             cause,
             review: Some(review),
             event_id: None,
@@ -259,9 +326,9 @@ impl Newest {
     }
 }
 
-/// Takes orders with states that were not judged; from here on they are. Returns those whose newest state is among them.
-async fn take_orders(tx: &mut Connection, settled_ms: i64) -> Result<Vec<Newest>, LedgerError> {
-    Ok(sqlx::query_as(
+/// Takes states that were not judged; from here on they are. Returns how many, and the orders whose newest is among them.
+async fn take_orders(tx: &mut Connection, settled_ms: i64) -> Result<(i64, Vec<Newest>), LedgerError> {
+    let rows: Vec<TakenRow> = sqlx::query_as(
         "-- order_state.take: of two who judge, each takes other rows
          WITH due AS (
              SELECT order_id, state, at FROM order_state
@@ -271,34 +338,53 @@ async fn take_orders(tx: &mut Connection, settled_ms: i64) -> Result<Vec<Newest>
              UPDATE order_state o SET judged_at = clock_timestamp() FROM due
              WHERE (o.order_id, o.state, o.at) = (due.order_id, due.state, due.at)
              RETURNING o.order_id, o.state, o.at, o.received_at
+         ), newest AS (
+             SELECT DISTINCT ON (order_id) order_id, state, at, received_at FROM taken t
+             WHERE NOT EXISTS (SELECT 1 FROM order_state n WHERE n.order_id = t.order_id AND n.at > t.at)
+             ORDER BY order_id, at DESC, received_at DESC
          )
-         SELECT DISTINCT ON (order_id) order_id, state, at FROM taken t
-         WHERE NOT EXISTS (SELECT 1 FROM order_state n WHERE n.order_id = t.order_id AND n.at > t.at)
-         ORDER BY order_id, at DESC, received_at DESC",
+         SELECT taken, newest.* FROM (SELECT count(*) AS taken FROM taken) t LEFT JOIN newest ON true",
     )
     .bind(settled_ms)
     .bind(BATCH_MAX)
     .fetch_all(tx)
-    .await?)
+    .await?;
+    let states = rows.first().map_or(0, |row| row.taken);
+    let newest = |row: TakenRow| {
+        Some(Newest {
+            order_id: row.order_id?,
+            state: row.state?,
+            at: row.at?,
+            received_at: row.received_at?,
+        })
+    };
+    Ok((states, rows.into_iter().filter_map(newest).collect()))
 }
 
 /// The reservations of these orders, oldest first, by order.
 async fn held(tx: &mut Connection, orders: &[Newest]) -> Result<BTreeMap<String, Vec<HeldRow>>, LedgerError> {
     let rows: Vec<HeldRow> = sqlx::query_as(
         "-- order_state.held: returns name their reservation
-         SELECT order_id, reservation_id, sku_id, location_id, status::text AS status, updated_at,
-             status = 'COMMITTED' AND quantity <= (
-                 SELECT coalesce(sum(quantity_delta), 0) FROM inventory_event e
-                 WHERE e.reservation_id = r.reservation_id AND e.event_type = 'inventory_returned'
-                   AND e.created_at >= r.created_at) AS returned
+         SELECT r.order_id, reservation_id, sku_id, location_id, status::text AS status, created_at, updated_at,
+             status = 'COMMITTED' AND quantity <= back.units AS returned,
+             status = 'COMMITTED' AND quantity <= back.units_before AS returned_before
          FROM (SELECT order_id, reservation_id, sku_id, location_id, status, updated_at, quantity, created_at
                FROM inventory_reservation WHERE order_id = ANY($1)
                UNION ALL
                SELECT order_id, reservation_id, sku_id, location_id, status, updated_at, quantity, created_at
                FROM inventory_reservation_cold WHERE order_id = ANY($1)) r
+             JOIN UNNEST($1::text[], $2::timestamptz[]) AS o(order_id, at) USING (order_id),
+             LATERAL (
+                 SELECT coalesce(sum(quantity_delta), 0) AS units,
+                     coalesce(sum(quantity_delta) FILTER (WHERE e.created_at < o.at), 0) AS units_before
+                 FROM inventory_event e
+                 WHERE e.reservation_id = r.reservation_id AND e.event_type = 'inventory_returned'
+                   AND e.created_at >= r.created_at
+             ) back
          ORDER BY created_at, reservation_id",
     )
     .bind(orders.iter().map(|order| order.order_id.as_str()).collect::<Vec<_>>())
+    .bind(orders.iter().map(|order| order.at).collect::<Vec<_>>())
     .fetch_all(tx)
     .await?;
     let mut held: BTreeMap<String, Vec<HeldRow>> = BTreeMap::new();

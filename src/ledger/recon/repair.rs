@@ -30,7 +30,7 @@ pub enum Repaired {
         /// Units on their way to lanes.
         tickets: Vec<GrantTicket>,
     },
-    /// A newer count is in the balance.
+    /// A newer count is in the balance, or what the order is by now asks for nothing.
     Superseded,
     /// It can't be corrected, for this reason.
     Left(String),
@@ -56,8 +56,10 @@ impl Ledger {
             (ReportKind::Live, _) => Repaired::Left("it takes a comparison with Redis".to_owned()),
             _ => Repaired::Left("it names no item".to_owned()),
         };
-        if let Repaired::Corrected { event_id, .. } = &repaired {
-            self.resolve(found.id, "corrected", *event_id, None, by).await?;
+        match &repaired {
+            Repaired::Corrected { event_id, .. } => self.resolve(found.id, "corrected", *event_id, None, by).await?,
+            Repaired::Superseded => self.resolve(found.id, "superseded", None, None, by).await?,
+            Repaired::Left(_) => {}
         }
         Ok(repaired)
     }
@@ -160,9 +162,17 @@ impl Ledger {
         })
     }
 
-    /// Asks once more for the ending that the order's state calls for.
+    /// Asks once more for the ending that the order's state calls for, if its newest still does.
     async fn repair_order(&self, found: &Discrepancy, by: &By) -> Result<Repaired, LedgerError> {
+        if !self.is_still_so(found).await? {
+            return Ok(Repaired::Superseded);
+        }
         let ending = match &found.expected {
+            Figure::Words(_) if found.found == Figure::from("returned") => {
+                return Ok(Repaired::Left(
+                    "the units came back: reserve anew, or refund, then close it".to_owned(),
+                ));
+            }
             Figure::Words(word) if word == "COMMITTED" => Ending::Commit,
             Figure::Words(word) if word == "RELEASED" => Ending::Release,
             _ => {

@@ -4,7 +4,9 @@ use flashgate::app::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use super::orders::{push, run};
 use super::{COUNTS, adjust, count, moment, on_hand};
+use crate::story_rescue::{expired, stock};
 use crate::support::door::{Buy, Door};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
@@ -48,7 +50,9 @@ async fn what_waits_is_listed_looked_at_and_repaired() {
     let (code, said) = reconcile(&whole, &["--report", id, "--repair", "--operator", "bob"]).await;
     assert_eq!(code, 0, "{said}");
     assert!(
-        said.contains("done: b at wh1, on_hand: a newer count is in the balance"),
+        said.contains(
+            "done: b at wh1, on_hand: a newer count is in the balance, or the order has become something else"
+        ),
         "{said}"
     );
     assert_eq!((on_hand(&whole, "a").await, on_hand(&whole, "b").await), (280, 490));
@@ -62,6 +66,36 @@ async fn what_waits_is_listed_looked_at_and_repaired() {
     assert_eq!((&shown["done"], &shown["waiting"]), (&json!([]), &json!(0)), "once");
     assert_eq!(shown["discrepancies"][1]["status"], "superseded");
     whole.settled().await;
+    whole.stop().await;
+}
+
+/// An order that was paid for what had expired, and refunded before anybody looked: its units stay where they are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_does_what_the_order_asks_for_by_now() {
+    let whole = Whole::empty().await;
+    whole.receive("a", 5).await;
+    for order in ["o1", "o2"] {
+        expired(&whole, order, "a", json!({})).await;
+        push(&whole, order, "paid").await;
+    }
+    let report = run(&whole).await;
+    push(&whole, "o1", "refunded").await;
+    assert_eq!(run(&whole).await["different"], 0, "it is as it should be");
+    let id = report["reportId"].as_str().expect("an id");
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair", "--json"]).await;
+    assert_eq!(code, 0, "{said}");
+    let shown: Value = serde_json::from_str(&said).expect("JSON");
+    let statuses = shown["discrepancies"].as_array().expect("a list").iter();
+    let mut statuses: Vec<_> = statuses.map(|d| (&d["orderId"], &d["status"])).collect();
+    statuses.sort_by_key(|(order, _)| order.to_string());
+    assert_eq!(
+        statuses,
+        [
+            (&json!("o1"), &json!("superseded")),
+            (&json!("o2"), &json!("corrected"))
+        ]
+    );
+    assert_eq!(stock(&whole, "a").await, (4, 0, 1), "one is sold");
     whole.stop().await;
 }
 

@@ -12,14 +12,14 @@ use crate::support::socket::{RESERVATIONS, line, put_on_sale};
 const STATES: &str = "/api/inventory/order-states";
 const RUN: &str = "/admin/reconciliation/run";
 
-async fn push(door: &Door, order: &str, state: &str) {
+pub(super) async fn push(door: &Door, order: &str, state: &str) {
     let body = json!({"orderId": order, "state": state, "at": moment(door).await});
     let told = door.post(STATES, body.clone()).await.expect(202);
     assert_eq!(told, body);
 }
 
 /// The report of a run over order states.
-async fn run(door: &Door) -> Value {
+pub(super) async fn run(door: &Door) -> Value {
     let told = door.post(RUN, json!({"kind": "order_state"})).await.expect(200);
     let reports = told["reports"].as_array().expect("a list");
     assert_eq!(reports.len(), 1, "{told}");
@@ -202,6 +202,80 @@ async fn an_order_that_reserved_again_is_judged_by_what_it_has() {
     let report = run(&whole).await;
     assert_eq!((found(&report), &report["compared"]), (vec![], &json!(1)));
     whole.settled().await;
+    whole.stop().await;
+}
+
+/// What an order does after it got its state is not what the state is about, however late the news is judged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_state_says_nothing_of_what_the_order_reserves_after_it() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 10, json!({})).await;
+    whole.receive("cold", 10).await;
+    let reserved = async |order: &str, sku: &str| bought(&whole, &line(order, sku, json!({}))).await.id();
+    let cancelled = reserved("o1", "a").await;
+    whole.release(&cancelled).await.expect(200);
+    whole.commit(&reserved("o2", "a").await).await.expect(200);
+    push(&whole, "o1", "cancelled").await;
+    push(&whole, "o2", "paid").await;
+    // It may have been paid for what it has by now; or that is a second try, which nobody has paid for.
+    push(&whole, "o3", "paid").await;
+    let later = [
+        reserved("o1", "a").await,
+        reserved("o2", "cold").await,
+        reserved("o3", "a").await,
+    ];
+    assert_eq!(
+        found(&run(&whole).await),
+        [told("o3", "paid_but_reserved", "manual_review")]
+    );
+    for id in later {
+        assert_eq!(whole.reservation(&id).await.body["status"], "RESERVED", "{id}");
+    }
+    whole.settled().await;
+    whole.stop().await;
+}
+
+/// A cancellation that is taken back when the units have come back already: somebody else may have them.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_owed_what_came_back_is_looked_at() {
+    let whole = Whole::empty().await;
+    whole.receive("a", 5).await;
+    for (order, pays_first) in [("o1", false), ("o2", true)] {
+        let id = bought(&whole, &line(order, "a", json!({}))).await.id();
+        whole.commit(&id).await.expect(200);
+        if pays_first {
+            push(&whole, order, "paid").await;
+        }
+        let back = json!({"returnId": order, "condition": "sellable"});
+        whole
+            .shop(&format!("{RESERVATIONS}/{id}/returns"), back)
+            .await
+            .expect(201);
+        if !pays_first {
+            push(&whole, order, "paid").await;
+        }
+    }
+    assert_eq!(
+        found(&run(&whole).await),
+        [told("o1", "paid_but_returned", "manual_review")]
+    );
+    whole.stop().await;
+}
+
+/// Two states of one order are one comparison and two of the states that a step takes: the run goes on to the last.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_judges_all_that_wait() {
+    let whole = Whole::empty().await;
+    sqlx::query(
+        "INSERT INTO order_state (order_id, state, at, operator, received_at)
+         SELECT 'o' || n, 'cancelled', now() - interval '2 hours', 'shop', now() - interval '1 hour' + n * interval '1 ms'
+         FROM generate_series(1, 600) AS n
+         UNION ALL SELECT 'o1', 'refunded', now() - interval '1 hour', 'shop', now() - interval '1 hour'",
+    )
+    .execute(&whole.pool)
+    .await
+    .expect("states");
+    assert_eq!(run(&whole).await["compared"], 600);
     whole.stop().await;
 }
 
