@@ -26,7 +26,7 @@ macro_rules! columns {
          r.fingerprint, r.explicit_key, r.cart_id, r.cart_parts, r.pinned_at, r.rescued_at, \
          deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) AS due, \
          greatest(r.stall_no, (SELECT max(stall_no) FROM stall)) AS stalls, \
-         s.state::text AS sale_state, s.hold_max_ms"
+         s.state::text AS sale_state, s.hold_ms, s.hold_max_ms"
     };
 }
 pub(super) use columns;
@@ -64,6 +64,7 @@ pub(super) struct ReservationRow {
     /// The last stall that `due` knows of.
     pub(super) stalls: i64,
     sale_state: Option<String>,
+    pub(super) hold_ms: Option<i64>,
     pub(super) hold_max_ms: Option<i64>,
 }
 

@@ -232,6 +232,36 @@ async fn a_sale_s_limits_hold_for_its_line() {
     whole.stop().await;
 }
 
+/// A buyer has as long to pay for a cart as for the line that gives least, alone or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cart_is_held_as_long_as_its_shortest_line() {
+    let whole = Whole::empty().await;
+    whole.receive("plain", 10).await;
+    put_on_sale(&whole, "short", 10, json!({"holdSeconds": 120})).await;
+    put_on_sale(&whole, "long", 10, json!({"holdSeconds": 1800})).await;
+    let held = |made: &Heard| -> i64 {
+        let at = |name: &str| -> chrono::DateTime<chrono::Utc> {
+            serde_json::from_value(made.body()[name].clone()).expect("an instant")
+        };
+        (at("expiresAt") - at("createdAt")).num_seconds()
+    };
+    for (order, lines, seconds) in [
+        ("o1", &[("plain", 1), ("short", 1)][..], 120),
+        ("o2", &[("long", 1), ("short", 1)], 120),
+        ("o3", &[("plain", 1), ("long", 1)], 900),
+    ] {
+        let made = buy(&whole, order, lines).await;
+        assert_eq!((made.status, held(&made)), (201, seconds), "{}", made.text);
+    }
+    let sku = |sku| line("o4", sku, json!({}));
+    for (sku, seconds) in [(sku("short"), 120), (sku("long"), 1800), (sku("plain"), 900)] {
+        let made = reserve(&whole, &[], &sku).await;
+        assert_eq!((made.status, held(&made)), (201, seconds), "{}", made.text);
+    }
+    whole.settled().await;
+    whole.stop().await;
+}
+
 /// Sends a cart to a gateway that dies when its lines are held in their lanes, before the cart is made.
 async fn dies_halfway(whole: &Whole, child: Child, body: &Value) {
     // The transaction that makes carts waits for this; the lanes' lines do not.

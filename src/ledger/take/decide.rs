@@ -36,9 +36,9 @@ pub(super) fn decide(
     if let Some(answer @ (TakeAnswer::Replayed(_) | TakeAnswer::KeyReused)) = whole {
         return refused(answer);
     }
-    let mut hold_max_ms = HOLD_MAX_MS;
+    let (mut hold_ms, mut hold_max_ms) = (HOLD_MS, HOLD_MAX_MS);
     if ask.lines.is_empty() {
-        hold_max_ms = i64::MAX;
+        (hold_ms, hold_max_ms) = (i64::MAX, i64::MAX);
     }
     for part in &ask.parts {
         let [row] = parts.rows_of(part.0)[..] else {
@@ -48,6 +48,7 @@ pub(super) fn decide(
         if row.status()? != Status::Reserved || row.cart_id.is_some() || joined.contains(&part.0) {
             return refused(TakeAnswer::PartEnded(*part));
         }
+        hold_ms = hold_ms.min(row.hold_ms.unwrap_or(HOLD_MS));
         hold_max_ms = hold_max_ms.min(row.hold_max_ms.unwrap_or(HOLD_MAX_MS));
     }
     if let Some(line) = ask.lines.iter().find(|line| stocks.is_on_sale(&line.item)) {
@@ -84,7 +85,7 @@ pub(super) fn decide(
     }
     joined.extend(ask.parts.iter().map(|part| part.0));
     Ok(Fate::Takes {
-        hold_ms: ask.ttl_ms.unwrap_or(HOLD_MS.min(hold_max_ms)),
+        hold_ms: ask.ttl_ms.unwrap_or(hold_ms.min(hold_max_ms)),
     })
 }
 

@@ -53,13 +53,14 @@ pub struct TakeAsk {
     pub fingerprint: Fingerprint,
     /// The client sent the key.
     pub explicit: bool,
-    /// Time to pay; without it, [`HOLD_MS`], or the longest that there is.
+    /// Time to pay; without it, the shortest that its lines have where none is asked for: of a sale its own, else
+    /// [`HOLD_MS`].
     pub ttl_ms: Option<i64>,
     /// Of the request.
     pub trace: TraceId,
 }
 
-/// Time to pay where none is asked for, in ms.
+/// Time to pay of what is not on sale, where none is asked for, in ms.
 pub const HOLD_MS: i64 = 900_000;
 
 /// An item that has too few units.
