@@ -171,13 +171,38 @@ async fn a_late_payment_that_is_refused_takes_nothing() {
     })
     .await;
     whole.act("hot", "freeze").await.expect(200);
+    assert_eq!(whole.commit(&cart).await.problem(), (409, "SALE_FROZEN"));
+    assert_eq!(
+        (stock(&whole, "shelf").await, stock(&whole, "hot").await.1),
+        ((3, 0, 2), 1)
+    );
+    whole.act("hot", "unfreeze").await.expect(200);
+    bought(&whole, &line("o7", "shelf", json!({"quantity": 3}))).await;
     let late = whole.commit(&cart).await;
     assert_eq!(
         (late.problem(), &late.body["refundRequired"]),
         ((409, "RESERVATION_EXPIRED"), &json!(true))
     );
-    assert_eq!(stock(&whole, "shelf").await, (3, 0, 2));
     assert_eq!(stock(&whole, "hot").await.1, 0, "what the lane took is given back");
+    whole.stop().await;
+}
+
+/// Whether there is a unit for whoever pays late is known when the sale sells again, so nobody is told to refund before.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_sale_is_frozen_nobody_is_told_to_refund() {
+    let whole = Whole::empty().await;
+    put_on_sale(&whole, "a", 3, json!({})).await;
+    let id = expired(&whole, "o1", "a", json!({})).await;
+    whole.act("a", "freeze").await.expect(200);
+    let late = whole.commit(&id).await;
+    assert_eq!(
+        (late.problem(), late.body.get("refundRequired")),
+        ((409, "SALE_FROZEN"), None)
+    );
+    whole.act("a", "unfreeze").await.expect(200);
+    let paid = whole.commit(&id).await.expect(200);
+    assert_eq!((&paid["status"], &paid["rescued"]), (&json!("COMMITTED"), &json!(true)));
+    whole.settled().await;
     whole.stop().await;
 }
 

@@ -224,6 +224,10 @@ fn decide(
         Transition::Refused(_) if ask.ending == Ending::Commit && parts.iter().any(|part| short.contains(part)) => {
             return Ok(Verdict::Short);
         }
+        // Whether it can have units again is known when the sale sells again.
+        Transition::Refused(Status::Expired) if ask.ending == Ending::Commit && is_frozen(&parts, rows)? => {
+            return Ok(Verdict::Frozen);
+        }
         Transition::Refused(_) => return Ok(Verdict::Refused),
     };
     if status == Status::Committed && is_frozen(&parts, rows)? {
