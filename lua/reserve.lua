@@ -83,6 +83,18 @@ local function rate_wait(sale, buyer)
   return wait
 end
 
+-- A bucket that has been full for a minute, by whichever clock, says no more than none. Of each that is written two are
+-- looked at, or names that come once would fill Redis.
+local function forget_full(sale, written)
+  local some = redis.call('HRANDFIELD', sale.rates, 2 * written, 'WITHVALUES')
+  for n = 1, #some, 2 do
+    local tokens, at = struct.unpack('>dI6', some[n + 1])
+    if tokens + (time - at - 60000) * sale.rate / 1000000 >= sale.burst then
+      redis.call('HDEL', sale.rates, some[n])
+    end
+  end
+end
+
 local accepted, slips, sums = 0, {}, {}
 
 local function answer(buyer, slip)
@@ -109,7 +121,7 @@ local function answer(buyer, slip)
   if sale.state ~= 'live' then
     return { 'not_live', sale.state }
   end
-  if sale.limit > 0 and flags % 4 < 2 then
+  if (sale.limit > 0 or sale.rate > 0) and flags % 4 < 2 then
     return 'user_required'
   end
   local ttl = ((t1 * 256 + t2) * 256 + t3) * 256 + t4
@@ -180,8 +192,13 @@ for i, sale in ipairs(sales) do
     redis.call('HSET', sale.buyers, unpack(pairs_of))
     redis.call('HSET', sale.key, 'free', sale.free, 'taken', sale.taken)
   end
+  local written = 0
   for buyer, tokens in pairs(sale.tokens) do
     redis.call('HSET', sale.rates, buyer, tokens)
+    written = written + 1
+  end
+  if written > 0 then
+    forget_full(sale, written)
   end
   figures[i] = { sale.free or 0, sale.hold or 0, sale.set or 0 }
 end

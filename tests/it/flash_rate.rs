@@ -5,13 +5,14 @@ use std::sync::Arc;
 use flashgate::clock::Clock;
 use flashgate::domain::grant::Grant;
 use flashgate::domain::outcome::Decision::{
-    Insufficient, OrderAlreadyReserved, RateLimited, Replayed, Reserved, UserLimit,
+    Insufficient, OrderAlreadyReserved, RateLimited, Replayed, Reserved, UserLimit, UserRequired,
 };
 use flashgate::domain::sale::LaneSettings;
 use flashgate::domain::time::Millis;
 use flashgate::flash::Settings;
+use fred::prelude::ClientLike;
 
-use crate::support::flash::{Buy, LANE, OPEN, OPENED, Rig, connected, reserve_all, set_clock};
+use crate::support::flash::{Buy, LANE, OPEN, OPENED, Rig, ask, connected, raw, reserve_all, set_clock};
 
 /// One attempt a second, two at once.
 const RATED: LaneSettings = LaneSettings {
@@ -94,14 +95,40 @@ async fn each_buyer_has_a_bucket_in_each_sale() {
     let requests = [
         (1, Buy::of("u", "a")),
         (1, Buy::of("v", "b")),
-        (1, Buy::anonymous("c")),
         (2, Buy::of("u", "a")),
         (1, Buy::of("u", "d")),
         (2, Buy::of("u", "d")),
     ];
     let answers = rig.reserve_all(&requests).await;
-    assert!(answers[..4].iter().all(|answer| matches!(answer, Reserved { .. })));
-    assert!(answers[4..].iter().all(|answer| matches!(answer, RateLimited { .. })));
+    assert!(answers[..3].iter().all(|answer| matches!(answer, Reserved { .. })));
+    assert!(answers[3..].iter().all(|answer| matches!(answer, RateLimited { .. })));
+    // Whoever leaves the name out would have a bucket for every order.
+    assert_eq!(rig.reserve(1, &Buy::anonymous("c")).await, UserRequired);
+}
+
+/// Names that come once and never again must not fill Redis.
+#[tokio::test]
+async fn full_buckets_are_forgotten() {
+    let mut rig = Rig::start().await;
+    rig.open(1, RATED, 0).await;
+    let client = raw(&rig.url).await;
+    let rates = format!("fg:{{{}-{LANE}}}:rates:1", rig.deployment.namespace);
+    let buckets = async || -> usize {
+        let told = ask(&client, "HLEN", &[&rates]).await.concat();
+        String::from_utf8(told).expect("text").parse().expect("a number")
+    };
+    let visit = |name: &str| -> Vec<_> { (0..300).map(|n| (1, Buy::of(&format!("{name}{n}"), "o"))).collect() };
+    for name in ["a", "b"] {
+        rig.reserve_all(&visit(name)).await;
+    }
+    assert_eq!(buckets().await, 600, "all of them may be about to try again");
+    rig.pass(1, 100_000).await;
+    for name in ["c", "d", "e"] {
+        rig.reserve_all(&visit(name)).await;
+    }
+    let left = buckets().await;
+    assert!((900..1_000).contains(&left), "{left} of 1,500 buckets");
+    client.quit().await.expect("it leaves");
 }
 
 #[tokio::test]

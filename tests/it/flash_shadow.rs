@@ -137,7 +137,7 @@ impl Shadow {
             return Err(Decision::NotLive(Some(state)));
         }
         let limit = settings.per_user_limit;
-        if limit > 0 && slip.user.is_none() {
+        if (limit > 0 || settings.rate_milli > 0) && slip.user.is_none() {
             return Err(Decision::UserRequired);
         }
         if slip.ttl_ms > settings.hold_max_ms {

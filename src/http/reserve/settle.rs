@@ -178,9 +178,11 @@ pub(super) fn refusal(decision: Decision) -> Problem {
     match decision {
         Decision::KeyReused => key_reused(),
         Decision::OrderAlreadyReserved(id) => order_already_reserved(Some(id)),
-        Decision::UserRequired => {
-            Problem::new(Code::UserRequired, "the sale limits units per user: send userId").with("field", "userId")
-        }
+        Decision::UserRequired => Problem::new(
+            Code::UserRequired,
+            "the sale limits what a user may take or try: send userId",
+        )
+        .with("field", "userId"),
         Decision::TtlTooLong { hold_max_ms } => ttl_too_long(hold_max_ms.into()),
         Decision::RateLimited { retry_after_ms } => Problem::new(Code::RateLimited, "the user tries too often")
             .retry_after(Duration::from_millis(retry_after_ms)),

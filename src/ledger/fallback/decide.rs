@@ -37,7 +37,7 @@ pub(super) fn decide<'a>(
     if state != SaleState::Live {
         return decided(Decision::NotLive(Some(state)));
     }
-    if sale.per_user_limit.is_some() && slip.user.is_none() {
+    if (sale.per_user_limit.is_some() || sale.user_rate.is_some()) && slip.user.is_none() {
         return decided(Decision::UserRequired);
     }
     if slip.ttl_ms > sale.hold_max_ms {
