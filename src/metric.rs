@@ -115,7 +115,7 @@ metrics_table! {
     QUEUE_DEPTH = "flashgate_queue_depth", Kind::Gauge, Count,
         "Reservations not yet in the ledger, by `lane`.";
     QUEUE_LAG_SECONDS = "flashgate_queue_lag_seconds", Kind::Gauge, Seconds,
-        "Age of the oldest of them, by `lane`.";
+        "Age of the oldest entry of the queue that is not in the ledger, by `lane`.";
     DRIFT_UNITS = "flashgate_drift_units", Kind::Gauge, Count,
         "Units by which Redis and the ledger are known to differ, by `lane`: 0, or a fault.";
     ALTERED = "flashgate_altered_total", Kind::Counter, Count,

@@ -6,7 +6,7 @@ use super::Flash;
 use super::error::FlashError;
 use super::queue::read_one;
 use super::recover::{LaneMeta, parse_meta};
-use super::reply::{array, bytes, count, entries, fields, number, text};
+use super::reply::{array, bytes, entries, fields, number, text};
 use super::script::LOOK;
 use crate::domain::entry::{Accepted, Body, Entry, RawEntry};
 use crate::domain::id::{OrderId, UserId};
@@ -155,21 +155,6 @@ impl Flash {
             taken: value(&sale, 1)?,
             queue_depth: u64::try_from(depth).unwrap_or(0),
         })
-    }
-
-    /// Reservations of the lane that wait for the ledger.
-    ///
-    /// # Errors
-    /// Redis can't be asked.
-    pub async fn queue_depth(&self, lane: LaneNo) -> Result<u64, FlashError> {
-        let args = vec![self.lane(lane).keys.meta().into(), "total".into(), "done".into()];
-        let values = array(self.redis.keyed("HMGET", args).await?, "a meta")?;
-        match values.as_slice() {
-            [total, done] if !matches!((total, done), (Value::Null, _) | (_, Value::Null)) => {
-                Ok(count(total)?.saturating_sub(count(done)?))
-            }
-            _ => Ok(0),
-        }
     }
 
     /// The reservation of this id as its queue entry tells it, while the queue holds that.

@@ -55,6 +55,7 @@ pub use self::lane::Health;
 pub use self::look::{LaneFigures, LaneView, Peeked};
 pub use self::notice::{Notice, SettledCall};
 pub use self::queue::QueueReader;
+pub use self::reach::Waiting;
 pub use self::recover::{BUYERS_CALL, Closed, LaneMeta, SaleImage};
 pub use self::refusals::Refused;
 pub use self::reserve::Outcome;

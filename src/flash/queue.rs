@@ -9,6 +9,7 @@ use super::redis::{Apart, Redis};
 use super::reply::{entries, read_entries};
 use crate::domain::entry::RawEntry;
 use crate::domain::lane::{Cursor, Epoch, Seq};
+use crate::domain::time::Millis;
 
 /// How long a read waits for its connection.
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
@@ -83,6 +84,24 @@ pub(crate) async fn read_survivors(
             return Ok(all);
         }
     }
+}
+
+/// When the first entry of this epoch after `seq` was made; none where there is none, or where that can't be read.
+pub(crate) async fn first_after(
+    redis: &Redis,
+    keys: &LaneKeys,
+    epoch: u64,
+    seq: Seq,
+) -> Result<Option<Millis>, FlashError> {
+    let args = vec![
+        keys.queue().into(),
+        format!("({epoch}-{seq}").into(),
+        "+".into(),
+        "COUNT".into(),
+        "1".into(),
+    ];
+    let first = entries(redis.keyed("XRANGE", args).await?);
+    Ok(first.ok().and_then(|mut first| first.pop()?.at().ok()))
 }
 
 /// The entry of exactly this id, while the queue holds it.

@@ -7,23 +7,62 @@ use futures::future::join_all;
 
 use super::Flash;
 use super::error::FlashError;
+use super::queue::first_after;
+use super::reply::{array, count};
 use crate::domain::lane::LaneNo;
 use crate::domain::outcome::Decision;
+use crate::domain::time::Millis;
+
+/// What a lane's queue holds that the ledger lacks, as far as the lane has been told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// Reservations.
+    pub depth: u64,
+    /// The lane's time when the oldest entry was made; none where nothing waits, and while the lane is closed: what is older
+    /// than its epoch is for the recovery to find.
+    pub since: Option<Millis>,
+}
 
 impl Flash {
-    /// Asks every lane how many reservations wait there for the ledger, all at once, and remembers who did not answer. A
-    /// lane that takes no writes can't sell, so it counts as one that does not answer.
-    pub async fn reach(&self) -> Vec<(LaneNo, Result<u64, FlashError>)> {
+    /// Asks every lane what waits there for the ledger, all at once, and remembers who did not answer. A lane that takes no
+    /// writes can't sell, so it counts as one that does not answer.
+    pub async fn reach(&self) -> Vec<(LaneNo, Result<Waiting, FlashError>)> {
         let ask = async |lane| {
             self.check_writable(lane).await?;
-            self.queue_depth(lane).await
+            self.waiting(lane).await
         };
         let asked = self.lane_numbers().map(async |lane| (lane, ask(lane).await));
         let heard = join_all(asked).await;
-        for (lane, depth) in &heard {
-            self.lane(*lane).set_reached(depth.is_ok(), Instant::now());
+        for (lane, waiting) in &heard {
+            self.lane(*lane).set_reached(waiting.is_ok(), Instant::now());
         }
         heard
+    }
+
+    /// What waits in the lane for the ledger.
+    ///
+    /// # Errors
+    /// Redis can't be asked.
+    pub async fn waiting(&self, lane: LaneNo) -> Result<Waiting, FlashError> {
+        let keys = &self.lane(lane).keys;
+        let mut args = vec![Value::from(keys.meta())];
+        args.extend(["total", "done", "epoch", "cursor", "seq"].map(Value::from));
+        let values = array(self.redis.keyed("HMGET", args).await?, "a meta")?;
+        let values = values.iter().filter(|value| !matches!(value, Value::Null));
+        let counts = values.map(count).collect::<Result<Vec<u64>, _>>()?;
+        let [total, done, epoch, cursor, seq] = counts[..] else {
+            // It was never open.
+            return Ok(Waiting::default());
+        };
+        let since = if seq > cursor {
+            first_after(&self.redis, keys, epoch, cursor).await?
+        } else {
+            None
+        };
+        Ok(Waiting {
+            depth: total.saturating_sub(done),
+            since,
+        })
     }
 
     /// For how long the lane has not answered, as far as [`Flash::reach`] has tried.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Context, repeat};
 use crate::domain::lane::LaneNo;
-use crate::flash::Health as LaneHealth;
+use crate::flash::{Health as LaneHealth, Waiting};
 use crate::health::Standing;
 use crate::ledger::{LedgerError, Pace};
 use crate::metric;
@@ -57,14 +57,23 @@ pub async fn run_once(context: &Context) -> Result<(), LedgerError> {
     Ok(())
 }
 
+/// Tells how far the ledger is behind the lane, by what the lane has: so it is told by whoever reaches the lane, and also
+/// while Postgres is away or nobody owns it.
+fn tell_waiting(context: &Context, lane: LaneNo, Waiting { depth, since }: Waiting) {
+    let depth = u32::try_from(depth).unwrap_or(u32::MAX);
+    metrics::gauge!(metric::QUEUE_DEPTH, "lane" => lane.to_string()).set(f64::from(depth));
+    let lag = since.and_then(|since| Some(context.clock.now()?.0.saturating_sub(since.0)));
+    let lag = Duration::from_millis(u64::try_from(lag.unwrap_or(0)).unwrap_or(0));
+    metrics::gauge!(metric::QUEUE_LAG_SECONDS, "lane" => lane.to_string()).set(lag.as_secs_f64());
+}
+
 /// Asks every lane how it is; those that answered.
 async fn look_at_lanes(context: &Context) -> Vec<LaneNo> {
     let mut reached = Vec::new();
-    for (lane, depth) in context.flash.reach().await {
-        // A lane that can't be asked keeps its last figure; its state tells why.
-        if let Ok(depth) = depth {
-            let depth = u32::try_from(depth).unwrap_or(u32::MAX);
-            metrics::gauge!(metric::QUEUE_DEPTH, "lane" => lane.to_string()).set(f64::from(depth));
+    for (lane, waiting) in context.flash.reach().await {
+        // A lane that can't be asked keeps its last figures; its state tells why.
+        if let Ok(waiting) = waiting {
+            tell_waiting(context, lane, waiting);
             reached.push(lane);
         }
     }

@@ -45,6 +45,8 @@ pub(super) struct Telling<'a> {
     untold: Option<BTreeMap<i32, i64>>,
     /// Durable entries that are still in the queue, and since when.
     kept: VecDeque<(Instant, Seq)>,
+    /// The lane may not know how far the ledger is: nobody could tell it, or who wrote before ended first.
+    behind: bool,
 }
 
 impl<'a> Telling<'a> {
@@ -55,6 +57,7 @@ impl<'a> Telling<'a> {
             due: None,
             untold: None,
             kept: VecDeque::new(),
+            behind: true,
         }
     }
 
@@ -78,7 +81,8 @@ impl<'a> Telling<'a> {
         }
     }
 
-    /// Tells the lane what it may have missed. A lane that owes as much as it may accepts nothing, so no batch would.
+    /// Tells the lane what it may have missed. A lane that owes as much as it may accepts nothing, so no batch would; and
+    /// what it takes for waiting is told as a queue that nobody carries.
     ///
     /// # Errors
     /// Postgres can't be asked.
@@ -86,7 +90,7 @@ impl<'a> Telling<'a> {
         if self.untold.is_none() {
             self.untold = Some(self.settled_units().await?);
         }
-        if self.untold.as_ref().is_some_and(|untold| !untold.is_empty()) {
+        if self.behind || self.untold.as_ref().is_some_and(|untold| !untold.is_empty()) {
             let notice = Notice {
                 from: self.context.gateway,
                 epoch: cursor.epoch,
@@ -102,12 +106,16 @@ impl<'a> Telling<'a> {
         let untold = self.untold.as_ref().unwrap_or(&none);
         match self.context.flash.settle(self.lane, cursor, keep, notice, untold).await {
             Ok(()) => {
+                self.behind = false;
                 if let Some(untold) = &mut self.untold {
                     untold.clear();
                 }
             }
             // Told or not, it is durable: the lane learns it from the next batch, or when it is idle.
-            Err(error) => tracing::debug!(lane = %self.lane, %error, "the lane was not told what is durable"),
+            Err(error) => {
+                self.behind = true;
+                tracing::debug!(lane = %self.lane, %error, "the lane was not told what is durable");
+            }
         }
     }
 

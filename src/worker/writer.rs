@@ -105,8 +105,8 @@ impl<'a> Writer<'a> {
                     self.telling.note(self.cursor, &entries, &done, notice).await;
                 }
                 None => {
-                    self.telling.tell_missed(self.cursor).await?;
                     self.check_lane().await?;
+                    self.telling.tell_missed(self.cursor).await?;
                 }
             }
         }
@@ -155,14 +155,12 @@ impl Own<'_> {
             }
         };
         if raw.is_empty() {
-            self.gauge(None);
             return Ok(None);
         }
         let entries: Arc<[Entry]> = match decode(from, &raw) {
             Ok(entries) => entries.into(),
             Err(what) => return Err(self.fork(from, what).await),
         };
-        self.gauge(entries.first());
         let started = Instant::now();
         let together = tokio::select! {
             done = self.together.carry(self.lane, from, &entries) => done,
@@ -309,16 +307,6 @@ impl Own<'_> {
                     sale_no = entry.touched[accepted.sale].sale_no, quantity = accepted.slip.quantity, operator = "client");
             }
         }
-    }
-
-    fn gauge(&self, oldest: Option<&Entry>) {
-        let now = self.context.clock.now();
-        let lag = oldest
-            .and_then(|entry| Some(now?.0.saturating_sub(entry.at.0)))
-            .unwrap_or(0)
-            .max(0);
-        let lag = Duration::from_millis(u64::try_from(lag).unwrap_or(0));
-        metrics::gauge!(metric::QUEUE_LAG_SECONDS, "lane" => self.lane.to_string()).set(lag.as_secs_f64());
     }
 }
 

@@ -10,7 +10,7 @@ use flashgate::domain::outcome::{Decision, Durability};
 use flashgate::domain::reservation::{Cause, Status};
 use flashgate::domain::reservation_id::{Place, ReservationId};
 use flashgate::domain::sale::LaneSettings;
-use flashgate::flash::{Flash, Notice, SettledCall};
+use flashgate::flash::{Flash, Notice, SettledCall, Waiting};
 
 use crate::flash_model::{LaneModel, actual};
 use crate::support::flash::{Buy, LANE, OPEN, OPENED, Rig, place_of, sale, until};
@@ -188,7 +188,12 @@ async fn settling_marks_what_is_durable_and_trims_only_what_it_may() {
     let mut rig = Rig::start().await;
     busy(&mut rig).await;
     let entries = rig.entries(LANE).await;
-    assert_eq!(rig.flash.queue_depth(LANE).await.expect("Redis answers"), 4);
+    let waiting = async |rig: &Rig| rig.flash.waiting(LANE).await.expect("Redis answers");
+    let since = |depth, entry: &Entry| Waiting {
+        depth,
+        since: Some(entry.at),
+    };
+    assert_eq!(waiting(&rig).await, since(4, &entries[0]));
     let ids = async |rig: &Rig| {
         rig.entries(LANE)
             .await
@@ -197,7 +202,7 @@ async fn settling_marks_what_is_durable_and_trims_only_what_it_may() {
             .collect::<Vec<_>>()
     };
     tell(&rig.flash, &rig, &entries[2], None, vec![]).await;
-    assert_eq!(rig.flash.queue_depth(LANE).await.expect("Redis answers"), 1);
+    assert_eq!(waiting(&rig).await, since(1, &entries[3]), "a grant waits, too");
     assert_eq!(ids(&rig).await, [1, 2, 3, 4, 5], "nothing is trimmed unasked");
     tell(&rig.flash, &rig, &entries[3], Some((1, 3)), vec![]).await;
     assert_eq!(ids(&rig).await, [3, 4, 5]);
@@ -208,6 +213,8 @@ async fn settling_marks_what_is_durable_and_trims_only_what_it_may() {
         before,
         "a late word moves nothing back and trims nothing"
     );
+    tell(&rig.flash, &rig, &entries[4], None, vec![]).await;
+    assert_eq!(waiting(&rig).await, Waiting::default());
     rig.reopen(|_| async {}).await;
     let before = rig.dump().await;
     let old = Cursor {

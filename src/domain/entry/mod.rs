@@ -123,6 +123,14 @@ impl From<Malformed> for EntryError {
 }
 
 impl RawEntry {
+    /// The lane's time when it was made, as the entry has it.
+    ///
+    /// # Errors
+    /// That can't be read.
+    pub fn at(&self) -> Result<Millis, Malformed> {
+        Ok(Millis(decimal(&self.time)?))
+    }
+
     /// The digest of the entry, as `lua/entry.lua` has it: over id, kind, time, total, first, the length of the items,
     /// nonce, prev, items, and of a `reserve` the sums of its slips, which cover their bytes, of a `grant` the body.
     ///
@@ -183,7 +191,7 @@ impl Entry {
             seq: raw.id.1,
             nonce: Nonce(raw.nonce.as_slice().try_into().map_err(|_| Malformed)?),
             prev: Nonce(raw.prev.as_slice().try_into().map_err(|_| Malformed)?),
-            at: Millis(decimal(&raw.time)?),
+            at: raw.at()?,
             total: u64::try_from(decimal(&raw.total)?).map_err(|_| Malformed)?,
             touched,
             body,
