@@ -113,12 +113,12 @@ struct Waiting {
 }
 
 impl Ledger {
-    /// Sets a whole queue entry aside that can't be read.
+    /// Sets a whole queue entry aside that can't be read; says whether it was not there yet.
     ///
     /// # Errors
     /// Postgres can't be asked.
-    pub async fn quarantine_entry(&self, lane: LaneNo, entry: &RawEntry, cause: &str) -> Result<(), LedgerError> {
-        sqlx::query(
+    pub async fn quarantine_entry(&self, lane: LaneNo, entry: &RawEntry, cause: &str) -> Result<bool, LedgerError> {
+        let done = sqlx::query(
             "-- quarantine.entry: once, however often the entry is met
              INSERT INTO quarantine (lane, epoch, seq, idx, cause, body)
              SELECT $1, $2, $3, -1, $4, $5
@@ -131,7 +131,7 @@ impl Ledger {
         .bind(&entry.body)
         .execute(&self.pool)
         .await?;
-        Ok(())
+        Ok(done.rows_affected() == 1)
     }
 
     /// The newest `limit` cases, those below `below`, newest first.

@@ -55,6 +55,8 @@ pub struct LaneImage {
     pub applied: usize,
     /// Surviving reservations that it refused.
     pub refused: usize,
+    /// Of these, those that it could not store.
+    pub quarantined: usize,
     /// The lane's sales.
     pub sales: Vec<LaneSale>,
     /// Last number of a grant that counts as delivered.
@@ -229,6 +231,7 @@ impl Trial for Settle<'_> {
         let image = LaneImage {
             applied: tally.reserved,
             refused: tally.refused.len(),
+            quarantined: tally.refused.iter().filter(|refused| refused.is_poison()).count(),
             sales,
             grant_no: self.last_delivered(&mut tx).await?,
         };

@@ -224,8 +224,8 @@ async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), Re
     let survivors = Survivors::read(raw, cursor, meta.as_ref(), now);
     for Altered { raw, error, salvaged } in &survivors.altered {
         tracing::error!(%lane, entry = ?raw.id, %error, salvaged, "an entry was altered: what is certain of it is kept");
-        if !salvaged {
-            ledger.quarantine_entry(lane, raw, &error.to_string()).await?;
+        if !salvaged && ledger.quarantine_entry(lane, raw, &error.to_string()).await? {
+            metrics::counter!(metric::QUARANTINED).increment(1);
         }
     }
     let nonce = Nonce(rand::random());
@@ -235,12 +235,14 @@ async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), Re
     let Settled::Done(LaneImage {
         applied,
         refused,
+        quarantined,
         sales,
         grant_no,
     }) = settled
     else {
         return superseded(lane);
     };
+    metrics::counter!(metric::QUARANTINED).increment(u64::try_from(quarantined).unwrap_or(u64::MAX));
     report(context, lane, &survivors, &sales).await?;
     for sale_no in meta.map(|meta| meta.sales).unwrap_or_default() {
         if !sales.iter().any(|of| of.sale.no == sale_no) && !flash.rebuild_without(lane, epoch, sale_no).await? {

@@ -36,6 +36,7 @@ use super::{Ledger, LedgerError};
 use crate::domain::entry::Entry;
 use crate::domain::lane::{Cursor, LaneNo, Seq};
 use crate::domain::outcome::Durability;
+use crate::domain::reservation::Cause;
 use crate::domain::reservation_id::IdKey;
 
 pub use at_once::{SaleIdentities, plain_sales};
@@ -107,6 +108,20 @@ pub struct Refused {
     pub index: u8,
     /// Always `Rejected`.
     pub durability: Durability,
+}
+
+impl Refused {
+    /// Whether it is in quarantine, since it can't be stored.
+    #[must_use]
+    pub fn is_poison(&self) -> bool {
+        matches!(
+            self.durability,
+            Durability::Rejected {
+                cause: Cause::Poison,
+                ..
+            }
+        )
+    }
 }
 
 /// A counter that is not what the entries before it say.
