@@ -150,6 +150,8 @@ metrics_table! {
         "Recoveries of lanes, by `outcome` (`opened`, `superseded`, `failed`).";
     RECOVERY_SECONDS = "flashgate_recovery_seconds", Kind::Histogram(LONG), Seconds,
         "Time from closing the lanes to opening them.";
+    WORKER_FAILURES = "flashgate_worker_failures_total", Kind::Counter, Count,
+        "Steps that a worker of this process could not do and tries again, by `worker`.";
     DEPENDENCY_UP = "flashgate_dependency_up", Kind::Gauge, Count,
         "1 where the `dependency` (`redis`, `postgres`) answers, else 0.";
 }

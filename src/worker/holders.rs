@@ -22,7 +22,7 @@ pub(crate) async fn run(context: Context) {
     // Of its own: the others may all wait for whoever is looked for.
     let context = context.apart(1, Pace::Waited);
     let told = Told::default();
-    repeat(&context, "holders of locks", EVERY, async || {
+    repeat(&context, "holders", EVERY, async || {
         run_once(&context, &told).await.map(|()| false)
     })
     .await;

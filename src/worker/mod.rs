@@ -36,10 +36,13 @@ use crate::clock::Clock;
 use crate::flash::Flash;
 use crate::health::Health;
 use crate::ledger::{Ledger, Pace};
+use crate::metric;
 use crate::thread::Thread;
 
 /// Lanes whose queues are carried into the ledger at the same instant; others wait some ms for their turn.
 const LANES_CONNECTIONS_MAX: u32 = 8;
+/// Before lanes are served again after their owner broke off: time for others to claim some.
+const OWN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Work that a process takes on beside HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,21 +120,35 @@ pub fn start(context: &Context, roles: Roles) -> TaskTracker {
     tasks
 }
 
-/// Serves lanes on a thread of their own, over connections of their own. The thread ends with this future, at the latest.
+/// Serves lanes until stopped, on a thread of their own, over connections of their own. The thread ends with this future,
+/// at the latest.
 async fn own_lanes(context: Context) {
-    let thread = Thread::start("lanes");
-    let served = thread.handle().spawn(async move {
-        let context = context.apart(LANES_CONNECTIONS_MAX, Pace::Waited);
-        owner::run(context.clone()).await;
-        context.ledger.close().await;
-    });
-    if let Err(error) = served.await {
-        tracing::error!(%error, "lanes are served no more: others take them over in seconds");
+    while !context.stop.is_cancelled() {
+        let thread = Thread::start("lanes");
+        let own = context.clone();
+        let served = thread.handle().spawn(async move {
+            let own = own.apart(LANES_CONNECTIONS_MAX, Pace::Waited);
+            owner::run(own.clone()).await;
+            own.ledger.close().await;
+        });
+        let Err(error) = served.await else { return };
+        tracing::error!(%error, "the owner of lanes broke off; they are given back, and it begins anew");
+        metrics::counter!(metric::WORKER_FAILURES, "worker" => "owner").increment(1);
+        // With it end the writers that it has started.
+        drop(thread);
+        // This process beats on, so nobody would take them for forsaken.
+        if let Err(error) = context.ledger.release_lanes(context.gateway).await {
+            tracing::warn!(%error, "lanes could not be given back: they stay this gateway's");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(OWN_AGAIN_AFTER) => {}
+            () = context.stop.cancelled() => {}
+        }
     }
 }
 
 /// Runs `step` until stopped: again at once when it says so, after `pause` otherwise, and with growing pauses, up to a
-/// second, while it fails.
+/// second, while it fails. `what` also stands in a label.
 async fn repeat<E, F>(context: &Context, what: &'static str, pause: Duration, mut step: impl FnMut() -> F)
 where
     E: std::fmt::Display,
@@ -146,6 +163,7 @@ where
             }
             Err(error) => {
                 failures = (failures + 1).min(6);
+                metrics::counter!(metric::WORKER_FAILURES, "worker" => what).increment(1);
                 tracing::warn!(%error, what, "a worker could not do its step; it tries again");
                 Duration::from_millis(20 << failures).min(Duration::from_secs(1))
             }

@@ -13,7 +13,7 @@ const EVERY: Duration = Duration::from_millis(250);
 
 /// Follows until stopped.
 pub(crate) async fn run(context: Context) {
-    repeat(&context, "read model", EVERY, async || {
+    repeat(&context, "read_model", EVERY, async || {
         let followed = run_once(&context).await;
         // Also where another process follows, or nobody can: that is when it matters.
         if let Some(age_ms) = context.ledger.snapshot_age_ms().await? {
