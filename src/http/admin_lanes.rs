@@ -43,10 +43,10 @@ struct LaneBody {
     seq: Option<u64>,
     /// Last entry that is durable.
     cursor: u64,
-    /// Reservations that wait for the ledger.
-    queue_depth: u64,
-    /// How long the ledger has not moved while some wait, in ms.
-    lag_ms: i64,
+    /// Reservations that wait for the ledger; `null`: Redis can't tell.
+    queue_depth: Option<u64>,
+    /// How long the ledger has not moved while some wait, in ms; `null`: Redis can't tell whether some do.
+    lag_ms: Option<i64>,
     /// Number of the last grant that the ledger gave.
     last_grant: i64,
     /// Number of the last grant in force.
@@ -78,7 +78,8 @@ async fn list_lanes(State(gateway): State<Arc<Gateway>>) -> Result<Json<LanesBod
 }
 
 fn show(row: &LaneRow, meta: Option<&LaneMeta>, state: &'static str, now_ms: i64) -> LaneBody {
-    let queue_depth = meta.map_or(0, |meta| meta.total.saturating_sub(meta.done));
+    let queue_depth = meta.map(|meta| meta.total.saturating_sub(meta.done));
+    let unmoved_ms = (now_ms - row.cursor_at.0).max(0);
     LaneBody {
         lane: row.lane.0,
         owner: row.owner_name.clone().or_else(|| row.owner.map(|id| id.to_string())),
@@ -87,11 +88,7 @@ fn show(row: &LaneRow, meta: Option<&LaneMeta>, state: &'static str, now_ms: i64
         seq: meta.map(|meta| meta.seq),
         cursor: row.cursor.seq,
         queue_depth,
-        lag_ms: if queue_depth > 0 {
-            (now_ms - row.cursor_at.0).max(0)
-        } else {
-            0
-        },
+        lag_ms: queue_depth.map(|depth| if depth > 0 { unmoved_ms } else { 0 }),
         last_grant: row.grant_no,
         granted: meta.map(|meta| meta.grant_no),
     }
