@@ -54,6 +54,6 @@ done
 
 echo "load: gateway on http://$(told listen), admin on http://$(told adminListen)"
 # It ends by running `flashgate verify` itself.
-FLASHGATE_ADMIN_URL="http://$(told adminListen)" FLASHGATE_BIN="$target/release/flashgate" \
+FLASHGATE_BIN="$target/release/flashgate" \
     FLASHGATE_REDIS_URL="$(told redisUrl)" FLASHGATE_DATABASE_URL="$(told databaseUrl)" \
     cargo run --quiet --release -p loadtest -- --host "http://$(told listen)" "$@"

@@ -95,7 +95,7 @@ pub struct Dev {
 #[derive(Debug, Args)]
 #[group(skip)]
 pub struct Serve {
-    /// Where Redis is: redis://, rediss:// (TLS) or redis-cluster://
+    /// Where Redis is: redis://, redis-cluster:// or redis-sentinel://; over TLS rediss:// or rediss-cluster://
     #[arg(long, env = "FLASHGATE_REDIS_URL", hide_env_values = true, value_name = "URL")]
     pub redis_url: String,
 
@@ -273,14 +273,7 @@ impl Command {
     }
 }
 
-const REDIS_SCHEMES: [&str; 6] = [
-    "redis",
-    "rediss",
-    "redis-cluster",
-    "rediss-cluster",
-    "redis-sentinel",
-    "redis+unix",
-];
+const REDIS_SCHEMES: [&str; 5] = ["redis", "rediss", "redis-cluster", "rediss-cluster", "redis-sentinel"];
 const DATABASE_SCHEMES: [&str; 2] = ["postgres", "postgresql"];
 
 /// Reads the command line, the environment and the file that they name.
