@@ -21,7 +21,7 @@ use crate::domain::id::{LocationId, OrderId, Sku};
 use crate::domain::reconciliation::{OrderState, ReportKind};
 use crate::domain::text::Text;
 use crate::domain::time::Millis;
-use crate::ledger::recon::{Count, Counted, OrderNews, Report};
+use crate::ledger::recon::{Count, Counted, NewsAnswer, OrderNews, Report};
 
 /// Most lines of a count.
 const LINES_MAX: usize = 1_000;
@@ -128,7 +128,8 @@ async fn count(
 
 /// Keeps what became of an order; reconciliation compares its reservations with it.
 #[utoipa::path(post, path = "/api/inventory/order-states", tag = "Stock", request_body = OrderStateBody, responses(
-    (status = 202, description = "It is kept", body = OrderStateBody),
+    (status = 202, description = "It is kept, now or before", body = OrderStateBody),
+    (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`"),
 ))]
 async fn order_state(
     State(gateway): State<Arc<Gateway>>,
@@ -141,8 +142,13 @@ async fn order_state(
         state: body.state,
         at: body.at,
     };
-    let is_new = gateway.ledger.order_state(&news, &author.by()).await?;
-    Ok(answer((StatusCode::ACCEPTED, Json(body)), !is_new))
+    let key = author.key("order-state", "", &body)?;
+    let replayed = match gateway.ledger.order_state(&news, &author.by(), key.as_ref()).await? {
+        NewsAnswer::Kept => false,
+        NewsAnswer::Known => true,
+        NewsAnswer::KeyReused => return Err(key_reused()),
+    };
+    Ok(answer((StatusCode::ACCEPTED, Json(body)), replayed))
 }
 
 async fn not_ahead(gateway: &Gateway, field: &str, at: Millis) -> Result<(), Problem> {

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Gateway;
 use super::admin_approvals::ApprovalBody;
-use super::author::{Author, answer, insufficient};
+use super::author::{Author, answer, insufficient, key_reused};
 use super::code::Code;
 use super::json::{Json, OptionalJson};
 use super::numbers::Whole;
@@ -150,7 +150,7 @@ async fn list_events(
 }
 
 /// What the operator says about it.
-#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct UndoBody {
     /// Kept in the event's `metadata`.
@@ -167,6 +167,7 @@ struct UndoBody {
         (status = 404, description = "`UNKNOWN_EVENT`"),
         (status = 409, description = "`NOT_UNDOABLE`: no adjustment, or an undo; `INSUFFICIENT_STOCK`, with what \
                                       stands in the way"),
+        (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`"),
 ))]
 async fn undo(
     State(gateway): State<Arc<Gateway>>,
@@ -174,8 +175,14 @@ async fn undo(
     author: Author,
     OptionalJson(body): OptionalJson<UndoBody>,
 ) -> Result<Response, Problem> {
+    let key = author.key("undo", &event_id.to_string(), &body)?;
     let note = body.note.map(Text::into_string);
-    match gateway.ledger.undo(event_id, note.as_deref(), &author.by()).await? {
+    let by = author.by();
+    match gateway
+        .ledger
+        .undo(event_id, note.as_deref(), &by, key.as_ref())
+        .await?
+    {
         Undone::Done(undo) => {
             tracing::info!(
                 trace = %author.trace, operator = author.operator, undoes = event_id, event = undo.event_id,
@@ -200,5 +207,6 @@ async fn undo(
         )
         .with("eventId", event_id)),
         Undone::Insufficient { wanted, found } => Err(insufficient(wanted, &found)),
+        Undone::KeyReused => Err(key_reused()),
     }
 }

@@ -13,7 +13,7 @@ use super::approval::{Approval, Asked, waiting_undo};
 use super::balance::lock_balance;
 use super::connection::Connection;
 use super::image::DeltaRow;
-use super::once::By;
+use super::once::{By, Claim, Key, claim};
 use super::post::{Deltas, EventType, Movement, apply, post};
 use super::retry::retried;
 use super::sale_row::read_item;
@@ -49,6 +49,8 @@ pub enum Undone {
         /// It was asked before.
         replayed: bool,
     },
+    /// The key belongs to another request.
+    KeyReused,
 }
 
 /// An undo that may be.
@@ -75,9 +77,15 @@ impl Ledger {
     ///
     /// # Errors
     /// The ledger could not find out.
-    pub async fn undo(&self, event_id: i64, note: Option<&str>, by: &By) -> Result<Undone, LedgerError> {
+    pub async fn undo(
+        &self,
+        event_id: i64,
+        note: Option<&str>,
+        by: &By,
+        key: Option<&Key>,
+    ) -> Result<Undone, LedgerError> {
         loop {
-            match retried!(self, self.undo_once(event_id, note, by))? {
+            match retried!(self, self.undo_once(event_id, note, by, key))? {
                 Undone::Pending { approval, .. } if approval.is_overdue => {
                     self.expire_approvals().await?;
                 }
@@ -86,14 +94,41 @@ impl Ledger {
         }
     }
 
-    async fn undo_once(&self, event_id: i64, note: Option<&str>, by: &By) -> Result<Undone, LedgerError> {
+    async fn undo_once(
+        &self,
+        event_id: i64,
+        note: Option<&str>,
+        by: &By,
+        key: Option<&Key>,
+    ) -> Result<Undone, LedgerError> {
         let mut tx = self.begin().await?;
-        let reversal = match look(&mut tx, event_id).await? {
+        // The event itself says what was answered before, so the key need only belong to no other request.
+        if let Some(key) = key
+            && claim(&mut tx, key, false, Uuid::new_v4()).await? == Claim::Reused
+        {
+            return Ok(Undone::KeyReused);
+        }
+        let answer = self.undo_or_ask(&mut tx, event_id, note, by).await?;
+        // What is refused keeps no key.
+        if matches!(answer, Undone::Done(_) | Undone::Replayed(_) | Undone::Pending { .. }) {
+            tx.commit().await?;
+        }
+        Ok(answer)
+    }
+
+    async fn undo_or_ask(
+        &self,
+        tx: &mut Connection,
+        event_id: i64,
+        note: Option<&str>,
+        by: &By,
+    ) -> Result<Undone, LedgerError> {
+        let reversal = match look(tx, event_id).await? {
             Ok(reversal) => reversal,
             Err(answer) => return Ok(answer),
         };
         // Asked before: that is the answer, also where its units have gone meanwhile.
-        if let Some(approval) = waiting_undo(&mut tx, event_id).await? {
+        if let Some(approval) = waiting_undo(tx, event_id).await? {
             return Ok(Undone::Pending {
                 approval: Box::new(approval),
                 replayed: true,
@@ -104,7 +139,7 @@ impl Ledger {
         }
         let id = Uuid::new_v4();
         let after = reversal.foresee();
-        let answer = match self.approval.wants(-reversal.wrong.delta, &after) {
+        Ok(match self.approval.wants(-reversal.wrong.delta, &after) {
             Some(why) => {
                 let asked = Asked {
                     ask: &reversal.ask(note),
@@ -114,14 +149,12 @@ impl Ledger {
                     after: &after,
                 };
                 Undone::Pending {
-                    approval: Box::new(self.insert_approval(&mut tx, id, asked, by).await?),
+                    approval: Box::new(self.insert_approval(tx, id, asked, by).await?),
                     replayed: false,
                 }
             }
-            None => Undone::Done(reversal.carry_out(&mut tx, id, note, by).await?),
-        };
-        tx.commit().await?;
-        Ok(answer)
+            None => Undone::Done(reversal.carry_out(tx, id, note, by).await?),
+        })
     }
 }
 

@@ -23,7 +23,7 @@ pub use freeze::Frozen;
 pub(super) use freeze::keeps_frozen;
 pub use judge::Judged;
 pub use live::{LiveFound, OpenFinding};
-pub use order_state::OrderNews;
+pub use order_state::{NewsAnswer, OrderNews};
 pub use repair::Repaired;
 pub use report::{Discrepancy, Filter, OpenReport, Report};
 pub(in crate::ledger) use restore::RESTORED;

@@ -1,5 +1,6 @@
 //! A wrong adjustment, taken back.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::pages::page;
@@ -59,6 +60,37 @@ async fn ten_at_once_undo_it_once() {
     for told in &told {
         assert_eq!((told.status, &told.body), (201, &first[0].body));
     }
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_s_key_is_for_one_event() {
+    let whole = Whole::open().await;
+    let wrong = adjust(&whole, 40, "manual_correction").await;
+    let mut events = Vec::new();
+    for reference in ["slip-8", "slip-9"] {
+        let body = json!({"skuId": "hot", "locationId": "wh1", "delta": 1, "reason": "manual_correction",
+                          "referenceId": reference});
+        let told = whole.post("/api/inventory/adjustments", body).await.expect(201);
+        events.push(told["eventId"].clone());
+    }
+    let undo = async |event: &Value, key: &str| {
+        whole
+            .admin_with(Method::POST, &undo_path(event), json!({}), &[("Idempotency-Key", key)])
+            .await
+    };
+    let first = undo(&events[0], "k1").await;
+    let again = undo(&events[0], "k1").await;
+    assert_eq!((first.replayed, again.replayed), (false, true));
+    assert_eq!(again.expect(201), first.expect(201));
+    assert_eq!(undo(&events[1], "k1").await.problem(), (422, "IDEMPOTENCY_KEY_REUSED"));
+    // A key of what was undone before is kept with that answer; one of what was refused is free.
+    assert!(undo(&events[0], "k2").await.replayed);
+    assert_eq!(undo(&events[1], "k2").await.problem(), (422, "IDEMPOTENCY_KEY_REUSED"));
+    assert_eq!(undo(&json!(9_999_999), "k3").await.problem(), (404, "UNKNOWN_EVENT"));
+    undo(&wrong["eventId"], "k3").await.expect(201);
+    undo(&events[1], "k4").await.expect(201);
     whole.settled().await;
     whole.stop().await;
 }

@@ -300,6 +300,18 @@ async fn news_of_an_order_is_kept_once() {
             ((400, "INVALID_REQUEST"), &json!(field))
         );
     }
+    let at = moment(&whole).await;
+    let keyed = async |order: &str| {
+        let body = json!({"orderId": order, "state": "cancelled", "at": at});
+        whole
+            .admin_with(Method::POST, STATES, body, &[("Idempotency-Key", "k1")])
+            .await
+    };
+    for replayed in [false, true] {
+        let told = keyed("o2").await;
+        assert_eq!((told.status, told.replayed), (202, replayed));
+    }
+    assert_eq!(keyed("o3").await.problem(), (422, "IDEMPOTENCY_KEY_REUSED"));
     let told = whole.admin(Method::POST, RUN, None).await.expect(200);
     let kinds: Vec<_> = told["reports"]
         .as_array()
@@ -308,6 +320,9 @@ async fn news_of_an_order_is_kept_once() {
         .map(|r| &r["kind"])
         .collect();
     assert_eq!(kinds, ["ledger", "order_state"]);
-    assert_eq!(told["reports"][1]["compared"], 1);
+    assert_eq!(
+        told["reports"][1]["compared"], 2,
+        "o1 and o2: what was refused is not kept"
+    );
     whole.stop().await;
 }
