@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Gateway;
-use super::author::{Author, insufficient};
+use super::author::{Author, answer, insufficient};
 use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, OptionalJson};
@@ -186,7 +187,7 @@ async fn list_approvals(
 /// Carries out what another person asked for, once.
 #[utoipa::path(post, path = "/admin/approvals/{id}/approve", tag = "Admin", request_body = Option<DecisionBody>,
     params(("id" = String, Path)), responses(
-        (status = 200, description = "It is done", body = ApprovalBody),
+        (status = 200, description = "It is done, now or before", body = ApprovalBody),
         (status = 403, description = "`SAME_PERSON`: who asked can't approve"),
         (status = 404, description = "`UNKNOWN_APPROVAL`"),
         (status = 409, description = "`INSUFFICIENT_STOCK`, and it goes on waiting; `APPROVAL_CLOSED` (+`status`)"),
@@ -196,7 +197,7 @@ async fn approve(
     Path(id): Path<String>,
     author: Author,
     OptionalJson(body): OptionalJson<DecisionBody>,
-) -> Result<Json<ApprovalBody>, Problem> {
+) -> Result<Response, Problem> {
     let id = parse(&id)?;
     let note = body.note.as_ref().map(Text::as_str);
     let mut calls = CallsBack::begin();
@@ -212,7 +213,7 @@ async fn approve(
                     metrics::counter!(metric::APPROVALS, "step" => "approved").increment(1);
                     metrics::counter!(metric::ADJUSTMENTS, "reason" => approval.reason.as_str()).increment(1);
                 }
-                Ok(Json(ApprovalBody::done(approval, adjustment)))
+                Ok(answer(Json(ApprovalBody::done(approval, adjustment)), replayed))
             }
             Decided::Short(approval, short) => {
                 calls.call_back(&gateway, &short, -approval.delta).await?;
@@ -222,7 +223,7 @@ async fn approve(
             Decided::SamePerson => Err(same_person(&author)),
             Decided::Unknown => Err(unknown(&id.to_string())),
             Decided::Closed(approval) => Err(closed(&approval)),
-            Decided::Rejected(_) => Err(Problem::internal("an approval was rejected by approving it")),
+            Decided::Rejected { .. } => Err(Problem::internal("an approval was rejected by approving it")),
         };
     }
 }
@@ -239,14 +240,16 @@ async fn reject_approval(
     Path(id): Path<String>,
     author: Author,
     OptionalJson(body): OptionalJson<DecisionBody>,
-) -> Result<Json<ApprovalBody>, Problem> {
+) -> Result<Response, Problem> {
     let id = parse(&id)?;
     let note = body.note.as_ref().map(Text::as_str);
     match gateway.ledger.reject(id, &author.operator, note).await? {
-        Decided::Rejected(approval) => {
-            log(&author, &approval);
-            metrics::counter!(metric::APPROVALS, "step" => "rejected").increment(1);
-            Ok(Json(approval.into()))
+        Decided::Rejected { approval, replayed } => {
+            if !replayed {
+                log(&author, &approval);
+                metrics::counter!(metric::APPROVALS, "step" => "rejected").increment(1);
+            }
+            Ok(answer(Json(ApprovalBody::from(approval)), replayed))
         }
         Decided::Closed(approval) => Err(closed(&approval)),
         _ => Err(unknown(&id.to_string())),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
@@ -10,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Gateway;
 use super::admin_sales::{IN_FORCE_MAX, late, taken_back};
-use super::author::Author;
+use super::author::{Author, answer};
 use super::code::Code;
 use super::json::{Json, OptionalJson};
 use super::params::{Path, Query};
@@ -137,16 +138,17 @@ async fn list_cases(
 /// Takes the units anew under the old id.
 #[utoipa::path(post, path = "/admin/quarantine/{id}/replay", tag = "Admin", request_body = Note,
     params(("id" = i64, Path)), responses(
-        (status = 200, description = "It is reserved again", body = DoneBody),
+        (status = 200, description = "It is reserved again, now or before", body = DoneBody),
         (status = 404, description = "`NOT_FOUND`"),
-        (status = 409, description = "`INSUFFICIENT_STOCK`: nothing is free; or the case is closed"),
+        (status = 409, description = "`INSUFFICIENT_STOCK`: nothing is free; `RESERVATION_REJECTED`: it was \
+            rejected, its units are being taken, or it still can't be stored"),
 ))]
 async fn replay(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<i64>,
     author: Author,
     OptionalJson(body): OptionalJson<Note>,
-) -> Result<Json<DoneBody>, Problem> {
+) -> Result<Response, Problem> {
     let note = body.note.map(Text::into_string);
     let reservation = match gateway
         .ledger
@@ -162,6 +164,7 @@ async fn replay(
             }
             gateway.ledger.reservation(reservation).await?
         }
+        Replay::Before => return Ok(done(id, "replayed", true)),
         Replay::Unknown => return Err(unknown(id)),
         Replay::NotWaiting => return Err(closed(id)),
         Replay::Unreadable => return Err(stuck(id, "its bytes can't be read as a reservation")),
@@ -169,7 +172,7 @@ async fn replay(
     };
     tracing::info!(trace = %author.trace, operator = author.operator, case = id, "an operator replayed a case");
     match reservation {
-        Some(reservation) if reservation.status == Status::Reserved => Ok(Json(DoneBody { id, state: "replayed" })),
+        Some(reservation) if reservation.status == Status::Reserved => Ok(done(id, "replayed", false)),
         _ => Err(Problem::new(
             Code::InsufficientStock,
             "the reservation's lane has too few free units, or its order holds the item or its user the limit by now",
@@ -180,15 +183,16 @@ async fn replay(
 /// Closes a case: the reservation stays rejected.
 #[utoipa::path(post, path = "/admin/quarantine/{id}/reject", tag = "Admin", request_body = Note,
     params(("id" = i64, Path)), responses(
-        (status = 200, description = "It is closed", body = DoneBody),
+        (status = 200, description = "It is closed, now or before", body = DoneBody),
         (status = 404, description = "`NOT_FOUND`"),
+        (status = 409, description = "`RESERVATION_REJECTED`: it was replayed, or its units are being taken"),
 ))]
 async fn reject(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<i64>,
     author: Author,
     OptionalJson(body): OptionalJson<Note>,
-) -> Result<Json<DoneBody>, Problem> {
+) -> Result<Response, Problem> {
     let note = body.note.map(Text::into_string);
     match gateway
         .ledger
@@ -197,11 +201,16 @@ async fn reject(
     {
         Rejection::Done => {
             tracing::info!(trace = %author.trace, operator = author.operator, case = id, "an operator rejected a case");
-            Ok(Json(DoneBody { id, state: "rejected" }))
+            Ok(done(id, "rejected", false))
         }
+        Rejection::Before => Ok(done(id, "rejected", true)),
         Rejection::Unknown => Err(unknown(id)),
         Rejection::NotWaiting => Err(closed(id)),
     }
+}
+
+fn done(id: i64, state: &'static str, replayed: bool) -> Response {
+    answer(Json(DoneBody { id, state }), replayed)
 }
 
 fn unknown(id: i64) -> Problem {
@@ -209,7 +218,7 @@ fn unknown(id: i64) -> Problem {
 }
 
 fn closed(id: i64) -> Problem {
-    stuck(id, "it is closed, or its units are being taken")
+    stuck(id, "it was decided otherwise, or its units are being taken")
 }
 
 fn stuck(id: i64, why: &str) -> Problem {

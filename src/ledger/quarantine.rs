@@ -57,9 +57,11 @@ pub struct Quarantined {
 pub enum Rejection {
     /// The case is closed.
     Done,
+    /// It was rejected before.
+    Before,
     /// No such case.
     Unknown,
-    /// It is closed already, or its units are being taken.
+    /// It was replayed, or its units are being taken.
     NotWaiting,
 }
 
@@ -73,9 +75,11 @@ pub enum Replay {
         /// Whose units.
         reservation: ReservationId,
     },
+    /// It was replayed before: the reservation was made.
+    Before,
     /// No such case.
     Unknown,
-    /// It is closed already, or its units are being taken.
+    /// It was rejected, or its units are being taken.
     NotWaiting,
     /// Nothing can be made of its bytes.
     Unreadable,
@@ -173,6 +177,9 @@ impl Ledger {
         let Some((state, reservation)) = case else {
             return Ok(Rejection::Unknown);
         };
+        if state == "rejected" {
+            return Ok(Rejection::Before);
+        }
         if state != "waiting" || is_being_taken(&mut tx, reservation).await? {
             return Ok(Rejection::NotWaiting);
         }
@@ -207,6 +214,9 @@ impl Ledger {
         let Some(case) = case else {
             return Ok(Replay::Unknown);
         };
+        if case.state == "replayed" {
+            return Ok(Replay::Before);
+        }
         if case.state != "waiting" || is_being_taken(&mut tx, case.reservation_id).await? {
             return Ok(Replay::NotWaiting);
         }

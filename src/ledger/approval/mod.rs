@@ -90,7 +90,12 @@ pub(super) struct Asked<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decided {
     /// It is rejected.
-    Rejected(Approval),
+    Rejected {
+        /// What was rejected.
+        approval: Approval,
+        /// It was rejected before.
+        replayed: bool,
+    },
     /// It is approved, and the adjustment carried out.
     Approved {
         /// What was approved.
@@ -224,7 +229,10 @@ impl Ledger {
             return Ok(Decided::Unknown);
         };
         if approval.status == "REJECTED" {
-            return Ok(Decided::Rejected(approval));
+            return Ok(Decided::Rejected {
+                approval,
+                replayed: true,
+            });
         }
         if !approval.is_open() {
             return Ok(Decided::Closed(approval));
@@ -232,7 +240,10 @@ impl Ledger {
         let approval = decide(&mut tx, id, "REJECTED", person, note).await?;
         give_keys_back(&mut tx, &[id]).await?;
         tx.commit().await?;
-        Ok(Decided::Rejected(approval))
+        Ok(Decided::Rejected {
+            approval,
+            replayed: false,
+        })
     }
 
     /// Ends what has waited too long; returns how many.

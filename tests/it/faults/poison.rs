@@ -116,7 +116,11 @@ async fn a_reservation_that_cant_be_stored_is_set_aside_alone() {
     assert_eq!(replayed.problem(), (409, "RESERVATION_REJECTED"), "{}", replayed.body);
     gateway.settled().await;
     let note = json!({"note": "the order was made by hand"});
-    gateway.post(&format!("{path}/reject"), note.clone()).await.expect(200);
+    for replayed in [false, true] {
+        let told = gateway.post(&format!("{path}/reject"), note.clone()).await;
+        assert_eq!(told.replayed, replayed, "{told:?}");
+        assert_eq!(told.expect(200)["state"], "rejected");
+    }
     let case = only_case(&gateway).await;
     assert_eq!(
         (&case["state"], &case["note"]),

@@ -236,6 +236,10 @@ async fn a_replay_takes_the_units_anew_under_the_old_id() {
     assert_eq!((reservation.order.as_str(), reservation.lines[0].quantity), ("evil", 2));
     let left = reservation.expires_at.0 - desk.ledger.now().await.expect("a time").0;
     assert!((890_000..=900_000).contains(&left), "{left}");
+    let again = desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    assert_eq!(again, Replay::Before);
+    let rejected = desk.ledger.quarantine_reject(case, "ann", None).await.expect("answers");
+    assert_eq!(rejected, Rejection::NotWaiting);
     let case = &desk.ledger.quarantined(None, 1).await.expect("reads")[0];
     assert_eq!((case.state.as_str(), case.note.as_deref()), ("replayed", Some("fixed")));
     assert_eq!((desk.counter(&sale, &lane).await, lane.road.free[&sale.no]), (7, 7));
@@ -283,6 +287,8 @@ async fn a_replay_without_units_or_with_a_taken_order_leaves_it_rejected() {
         .await
         .expect("answers");
     assert_eq!(rejected, Rejection::Done);
+    let again = desk.ledger.quarantine_reject(case, "bob", None).await.expect("answers");
+    assert_eq!(again, Rejection::Before);
     assert_eq!(
         desk.ledger.quarantine_reject(99, "ann", None).await.expect("answers"),
         Rejection::Unknown

@@ -94,6 +94,7 @@ async fn a_large_change_waits_for_a_second_person_and_is_made_once() {
         );
         assert_eq!(told.body["adjustment"], answers[0].body["adjustment"]);
     }
+    assert_eq!(answers.iter().filter(|told| !told.replayed).count(), 1, "{answers:?}");
     let done = &answers[0].body;
     assert_eq!(
         (&done["decidedBy"], &done["decisionNote"]),
@@ -123,8 +124,10 @@ async fn a_large_change_waits_for_a_second_person_and_is_made_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_rejected_changes_nothing_and_may_be_asked_anew() {
     let (whole, id) = asked().await;
-    for _ in 0..2 {
-        let told = decide(&whole, "ann", &id, "reject").await.expect(200);
+    for replayed in [false, true] {
+        let told = decide(&whole, "ann", &id, "reject").await;
+        assert_eq!(told.replayed, replayed, "{told:?}");
+        let told = told.expect(200);
         assert_eq!(
             (&told["status"], &told["decidedBy"]),
             (&json!("REJECTED"), &json!("ann"))
