@@ -22,8 +22,6 @@ const ACK_WAIT_MS: u32 = 1_000;
 const REDIS_DOWN_RATE: u32 = 1_000;
 /// Most attempts a second and user; rates travel in thousandths of 32 bits.
 const RATE_MAX: f64 = 1_000_000.0;
-/// The year 10000: what comes later has no RFC 3339.
-const INSTANT_MAX: Millis = Millis(253_402_300_800_000);
 
 /// Units of a sale, and of a limit.
 type Units = Whole<1, 1_000_000>;
@@ -131,8 +129,6 @@ impl CreateBody {
     /// The sale, checked as far as that needs no clock.
     pub(super) fn read(&self) -> Result<NewSale, Problem> {
         check_rate(self.user_rate.as_ref())?;
-        check_instant("startsAt", self.starts_at)?;
-        check_instant("endsAt", self.ends_at)?;
         if let (Some(start), Some(end)) = (self.starts_at, self.ends_at)
             && end <= start
         {
@@ -175,7 +171,6 @@ impl PatchBody {
     /// The patch, checked as far as that needs neither the sale nor a clock.
     pub(super) fn read(&self) -> Result<SalePatch, Problem> {
         check_rate(self.user_rate.as_ref().and_then(Option::as_ref))?;
-        check_instant("endsAt", self.ends_at.flatten())?;
         Ok(SalePatch {
             allocation: self.allocation.map(Units::get),
             per_user_limit: self.per_user_limit.map(|limit| limit.map(Units::get_u32)),
@@ -216,13 +211,4 @@ fn check_rate(rate: Option<&Object<UserRate>>) -> Result<(), Problem> {
     Units::try_from(i64::from(burst))
         .map(|_| ())
         .map_err(|error| Problem::invalid("userRate.burst", error))
-}
-
-fn check_instant(field: &str, at: Option<Millis>) -> Result<(), Problem> {
-    match at {
-        Some(at) if !(Millis(0)..INSTANT_MAX).contains(&at) => {
-            Err(Problem::invalid(field, "must be between the years 1970 and 9999"))
-        }
-        _ => Ok(()),
-    }
 }

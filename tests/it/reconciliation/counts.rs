@@ -185,6 +185,9 @@ async fn what_a_count_can_not_say_is_refused_by_field_or_code() {
         ("lines[0].counted", json!([{"skuId": "hot", "counted": -1}])),
         ("countedAt", json!("2999-01-01T00:00:00Z")),
         ("countedAt", json!("yesterday")),
+        ("countedAt", json!("1969-12-31T23:59:59Z")),
+        ("countedAt", json!("-5000-01-01T00:00:00Z")),
+        ("countedAt", json!("2020-1-1 0:0:0 Z")),
         ("source", json!("rumour")),
         ("countId", json!("")),
     ] {

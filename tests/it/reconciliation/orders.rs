@@ -290,6 +290,7 @@ async fn news_of_an_order_is_kept_once() {
     for (field, value) in [
         ("state", json!("lost")),
         ("at", json!("2999-01-01T00:00:00Z")),
+        ("at", json!("-5000-01-01T00:00:00Z")),
         ("orderId", json!("a b")),
     ] {
         let mut body = json!({"orderId": "o1", "state": "paid", "at": moment(&whole).await});
