@@ -20,7 +20,7 @@ use super::json::Json;
 use super::numbers::Whole;
 use super::params::Path;
 use super::problem::Problem;
-use super::standing::{Standing, find, parse_id, unknown};
+use super::standing::{DURABLE_WITHIN, Standing, find, parse_id, unknown};
 use super::trace::{Operator, Traced};
 use crate::domain::id::{Item, LocationId, ReturnId, Sku};
 use crate::domain::key::KeyHash;
@@ -187,7 +187,7 @@ async fn try_give_back(gateway: &Gateway, ask: &ReturnAsk, by: &By) -> Result<(R
                 ));
             }
             ReturnAnswer::Exceeds { returnable, lines } => return Err(exceeds(returnable, &lines)),
-            ReturnAnswer::Unknown => match find(gateway, ask.reservation).await? {
+            ReturnAnswer::Unknown => match find(gateway, ask.reservation, DURABLE_WITHIN).await? {
                 Standing::Durable => {}
                 Standing::Never => return Err(unknown(&ask.reservation.to_string())),
                 Standing::Lost => return Err(not_committed(ask.reservation, Status::Rejected)),

@@ -1,7 +1,7 @@
 //! Reservations that the ledger does not have: not yet, not any more, or never.
 //!
-//! An id names the queue entry that made it, so the lane's cursor decides. Within a second everything is found out
-//! that can be.
+//! An id names the queue entry that made it, so the lane's cursor decides. Within a second, or within
+//! what the caller has left, everything is found out that can be.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::flash::FlashError;
 use crate::ledger::lane::LaneRow;
 
-/// Longest wait for the cursor to pass a reservation's entry.
-const DURABLE_WITHIN: Duration = Duration::from_secs(1);
+/// Longest wait for the cursor to pass a reservation's entry, where the caller does not say.
+pub(super) const DURABLE_WITHIN: Duration = Duration::from_secs(1);
 
 /// How a reservation stands that the ledger lacked a moment ago.
 #[derive(Debug)]
@@ -50,16 +50,16 @@ impl Cursor {
     }
 }
 
-/// How a reservation stands that the ledger lacked a moment ago, waiting for its entry where that helps.
-pub(super) async fn find(gateway: &Gateway, id: ReservationId) -> Result<Standing, Problem> {
+/// How a reservation stands that the ledger lacked a moment ago, waiting so long for its entry where that helps.
+pub(super) async fn find(gateway: &Gateway, id: ReservationId, within: Duration) -> Result<Standing, Problem> {
     // What the ledger makes it has.
     if id.kind() != Some(Kind::Lane) || !gateway.flash.id_key().is_genuine(id) {
         return Ok(Standing::Never);
     }
     let mut cursor = Cursor::of(&gateway.calls.lane.ask(id.lane()).await?, id);
-    if matches!(cursor, Cursor::Before) {
+    if matches!(cursor, Cursor::Before) && !within.is_zero() {
         // Told or not, the ledger is asked again: another gateway's notice may have got lost.
-        gateway.flash.wait_durable(id, DURABLE_WITHIN).await;
+        gateway.flash.wait_durable(id, within).await;
         cursor = Cursor::of(&gateway.calls.lane.ask(id.lane()).await?, id);
     }
     // Read after the cursor: what was in front of it is in the ledger by now, or not at all.

@@ -1,5 +1,7 @@
 //! Idempotency: what a key means, how long it lives, and what an order without one may do.
 
+use std::time::{Duration, Instant};
+
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
 
@@ -251,6 +253,14 @@ async fn what_is_not_durable_yet_is_replayed_after_the_end() {
     let body = line("o1", "a", json!({"userId": "u1", "idemKey": "k1"}));
     let first = reserve(&whole, &hasty, &body).await;
     assert_eq!(told(&first), fresh(202, "RESERVED"));
+    let asked = Instant::now();
+    let again = reserve(&whole, &hasty, &body).await;
+    assert_eq!((told(&again), again.id()), (replay(202, "RESERVED"), first.id()));
+    let waited = asked.elapsed();
+    assert!(
+        waited < Duration::from_secs(1),
+        "a replay waits as `Prefer` says: {waited:?}"
+    );
     let mut n = 1;
     let refused = until("the end of the sale", async || {
         n += 1;

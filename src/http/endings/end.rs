@@ -19,7 +19,7 @@ use crate::http::code::Code;
 use crate::http::idempotency::mark_replayed;
 use crate::http::problem::Problem;
 use crate::http::reserve::{CHANGE_LOOK, CHANGE_WITHIN, changing};
-use crate::http::standing::{Standing, find, not_durable_yet, parse_id, unknown};
+use crate::http::standing::{DURABLE_WITHIN, Standing, find, not_durable_yet, parse_id, unknown};
 use crate::http::trace::{Operator, Traced};
 use crate::ledger::{CallBack, EndAnswer, EndAsk, GrantTicket, LaneRescue, Scattered};
 use crate::metric;
@@ -263,7 +263,7 @@ pub(in crate::http) async fn restocked(gateway: &Gateway, tickets: &[GrantTicket
 
 /// Returns once the ledger has the reservation.
 pub(super) async fn wait_for(gateway: &Gateway, id: ReservationId) -> Result<(), Problem> {
-    match find(gateway, id).await? {
+    match find(gateway, id, DURABLE_WITHIN).await? {
         Standing::Durable => Ok(()),
         Standing::Lost => Err(rejected(id, Some(Cause::Lost))),
         Standing::Never => Err(unknown(&id.to_string())),

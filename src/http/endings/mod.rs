@@ -20,7 +20,7 @@ use super::idempotency::SentKey;
 use super::json::{Json, OptionalJson};
 use super::params::Path;
 use super::problem::Problem;
-use super::standing::{Standing, accepted, find, parse_id, unknown};
+use super::standing::{DURABLE_WITHIN, Standing, accepted, find, parse_id, unknown};
 use super::trace::{Operator, Traced};
 use crate::domain::reservation::Ending;
 use crate::domain::text::Text;
@@ -87,7 +87,7 @@ async fn get_reservation(State(gateway): State<Arc<Gateway>>, Path(id): Path<Str
         if let Some(reservation) = gateway.calls.read.ask(id).await? {
             return Ok(Json(ReservationBody::from(reservation)).into_response());
         }
-        match find(&gateway, id).await? {
+        match find(&gateway, id, DURABLE_WITHIN).await? {
             Standing::Durable => {}
             Standing::Lost => return Ok(Json(LostBody::new(id)).into_response()),
             Standing::Never => return Err(unknown(&id.to_string())),

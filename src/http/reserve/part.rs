@@ -79,7 +79,7 @@ pub(super) async fn hold(
 }
 
 async fn standing(gateway: &Gateway, asked: &Asked, sale: &Sale, id: ReservationId, quantity: Quantity) -> Part {
-    let found = match settle::tell(gateway, id).await {
+    let found = match settle::tell(gateway, id, DURABLE_WITHIN).await {
         Ok(Told::Whole(found)) => found,
         Ok(Told::Lost(_)) => return rejected(gateway, sale, Cause::Lost, None).await,
         Err(problem) => return Part::Failed(problem),

@@ -90,15 +90,16 @@ pub(super) async fn settle(
             {
                 return rejected(gateway, asked, sale, cause, first).await;
             }
+            // As long as the caller wants to wait, it has.
             Ok(Answered {
-                told: tell(gateway, id).await?,
+                told: tell(gateway, id, Duration::ZERO).await?,
                 replayed: !outcome.ours,
             })
         }
         Decision::Ended(id) => match find_key(gateway, asked).await? {
             Found::Other => Err(key_reused()),
             Found::Same(_) | Found::None => Ok(Answered {
-                told: tell(gateway, id).await?,
+                told: tell(gateway, id, wait).await?,
                 replayed: true,
             }),
         },
@@ -159,7 +160,7 @@ pub(super) async fn taken(gateway: &Gateway, answer: TakeAnswer, started: Instan
             })
         }
         TakeAnswer::Replayed(id) => Ok(Answered {
-            told: tell(gateway, id).await?,
+            told: tell(gateway, id, Duration::ZERO).await?,
             replayed: true,
         }),
         TakeAnswer::KeyReused => Err(key_reused()),
@@ -245,7 +246,7 @@ async fn rejected(
 ) -> Result<Answered, Problem> {
     match (cause, first) {
         (Cause::Replay, Some(first)) => Ok(Answered {
-            told: tell(gateway, first).await?,
+            told: tell(gateway, first, Duration::ZERO).await?,
             replayed: true,
         }),
         (Cause::Replay, None) => replay_or(gateway, asked, Problem::internal("a replay names no reservation")).await,
@@ -297,7 +298,7 @@ pub(super) async fn replay(gateway: &Gateway, asked: &Asked) -> Result<Option<An
     match find_key(gateway, asked).await? {
         Found::None => Ok(None),
         Found::Same(id) => Ok(Some(Answered {
-            told: tell(gateway, id).await?,
+            told: tell(gateway, id, Duration::ZERO).await?,
             replayed: true,
         })),
         Found::Other => Err(key_reused()),
@@ -309,13 +310,14 @@ pub(super) async fn replay_or(gateway: &Gateway, asked: &Asked, problem: Problem
     replay(gateway, asked).await?.ok_or(problem)
 }
 
-/// A reservation as it stands now.
-pub(super) async fn tell(gateway: &Gateway, id: ReservationId) -> Result<Told, Problem> {
+/// A reservation as it stands now. Where the ledger has not come to it, that may be waited for so long; what the ledger
+/// itself has named it has.
+pub(super) async fn tell(gateway: &Gateway, id: ReservationId, within: Duration) -> Result<Told, Problem> {
     loop {
         if let Some(found) = gateway.calls.read.ask(id).await? {
             return Ok(Told::Whole(Box::new(found)));
         }
-        match standing::find(gateway, id).await? {
+        match standing::find(gateway, id, within).await? {
             Standing::Durable => {}
             Standing::Lost => return Ok(Told::Lost(id)),
             Standing::Never => return Err(Problem::internal("a lane replayed a reservation that was never made")),
