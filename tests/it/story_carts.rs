@@ -216,11 +216,17 @@ async fn a_sale_s_limits_hold_for_its_line() {
         (many.problem(), &many.body()["lines"][0]["limit"]),
         ((409, "USER_LIMIT_EXCEEDED".into()), &json!(2))
     );
-    let long = reserve(&whole, &[], &ask(2, json!({"ttlSeconds": 61}))).await;
-    assert_eq!(
-        (long.problem(), &long.body()["field"]),
-        ((400, "INVALID_REQUEST".into()), &json!("ttlSeconds"))
-    );
+    // Too long comes before too many, of the user and of the sale.
+    for units in [2, 3, 11] {
+        let long = reserve(&whole, &[], &ask(units, json!({"ttlSeconds": 61}))).await;
+        assert_eq!(
+            (long.problem(), &long.body()["field"]),
+            ((400, "INVALID_REQUEST".into()), &json!("ttlSeconds")),
+            "{units}"
+        );
+        assert_eq!(long.body()["lines"][0]["code"], "INVALID_REQUEST");
+    }
+    assert_eq!(whole.sale("hot").await["remaining"], 10);
     let made = reserve(&whole, &[], &ask(2, json!({"ttlSeconds": 60}))).await;
     assert_eq!(made.status, 201, "{}", made.text);
     let more = reserve(&whole, &[], &line("o2", "hot", json!({"userId": "u1"}))).await;

@@ -283,7 +283,8 @@ impl Asked {
     }
 
     /// As a line of a cart travels to its lane: held for a few seconds, under a key that every repeat of the cart
-    /// finds again. A derived one, so that it leaves nothing behind when it goes.
+    /// finds again. A derived one, so that it leaves nothing behind when it goes. A time to pay that the sale does not
+    /// allow goes along, so that the lane refuses it in its turn: before the stock, after the sale's state.
     pub(super) fn part(&self, item: &Item, quantity: Quantity, hold_max_ms: u32) -> Slip {
         let keys = SlipKeys {
             explicit: false,
@@ -291,7 +292,10 @@ impl Asked {
             line: self.line(item),
             fingerprint: self.fingerprint,
         };
-        let ttl_ms = PART_TTL_MS.min(hold_max_ms);
+        let ttl_ms = match self.ttl_ms > hold_max_ms {
+            true => self.ttl_ms,
+            false => PART_TTL_MS.min(hold_max_ms),
+        };
         Slip::new(&self.order, self.user.as_ref(), quantity, ttl_ms, keys, self.trace)
     }
 
