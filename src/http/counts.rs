@@ -14,7 +14,7 @@ use super::Gateway;
 use super::admin_reconciliation::tell;
 use super::author::{Author, answer, key_reused, unknown_location, unknown_sku};
 use super::code::Code;
-use super::json::Json;
+use super::json::{Json, Object};
 use super::numbers::Whole;
 use super::problem::Problem;
 use crate::domain::id::{LocationId, OrderId, Sku};
@@ -47,7 +47,8 @@ struct CountBody {
     #[schema(value_type = String)]
     counted_at: Millis,
     /// 1 to 1,000, each SKU once.
-    lines: Vec<LineBody>,
+    #[schema(value_type = Vec<LineBody>)]
+    lines: Vec<Object<LineBody>>,
 }
 
 /// Who counted.
@@ -158,12 +159,12 @@ async fn not_ahead(gateway: &Gateway, field: &str, at: Millis) -> Result<(), Pro
     Ok(())
 }
 
-fn lines(sent: Vec<LineBody>) -> Result<BTreeMap<Sku, i64>, Problem> {
+fn lines(sent: Vec<Object<LineBody>>) -> Result<BTreeMap<Sku, i64>, Problem> {
     if sent.is_empty() || sent.len() > LINES_MAX {
         return Err(Problem::invalid("lines", format!("must have 1 to {LINES_MAX} lines")));
     }
     let mut lines = BTreeMap::new();
-    for (n, line) in sent.into_iter().enumerate() {
+    for (n, Object(line)) in sent.into_iter().enumerate() {
         if lines.insert(line.sku_id, line.counted.get()).is_some() {
             return Err(Problem::invalid(
                 &format!("lines[{n}].skuId"),

@@ -16,7 +16,7 @@ use super::author::{answer, key_reused};
 use super::body::LineBody;
 use super::code::Code;
 use super::idempotency::SentKey;
-use super::json::Json;
+use super::json::{Json, Object};
 use super::numbers::Whole;
 use super::params::Path;
 use super::problem::Problem;
@@ -50,7 +50,8 @@ struct Return {
     #[schema(value_type = String)]
     return_id: ReturnId,
     /// At most 100; lines of the same item count together.
-    lines: Option<Vec<ReturnLine>>,
+    #[schema(value_type = Option<Vec<ReturnLine>>)]
+    lines: Option<Vec<Object<ReturnLine>>>,
     /// Of a reservation of one line.
     #[schema(value_type = Option<i64>, minimum = 1, maximum = 1_000_000)]
     quantity: Option<Quantity>,
@@ -114,7 +115,7 @@ impl Return {
             return Err(Problem::invalid("lines", format!("must be 1 to {LINES_MAX}")));
         }
         let mut sums: BTreeMap<Item, i64> = BTreeMap::new();
-        for line in lines {
+        for Object(line) in lines {
             let item = Item {
                 sku: line.sku_id.clone(),
                 location: line.location_id.clone(),

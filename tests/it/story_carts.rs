@@ -555,6 +555,8 @@ async fn a_cart_is_checked_line_by_line() {
             "lines[1].quantity",
         ),
         (json!([good.clone(), {"quantity": 1}]), json!({}), "lines[1].skuId"),
+        (json!([good.clone(), ["plain", "wh1", 1]]), json!({}), "lines[1]"),
+        (json!([good.clone()]), json!({"shipTo": [50, 9, null]}), "shipTo"),
         (json!([good.clone()]), json!({"skuId": "plain"}), "skuId"),
         (json!([good.clone()]), json!({"locationId": "wh1"}), "locationId"),
         (json!([good]), json!({"quantity": 1}), "quantity"),

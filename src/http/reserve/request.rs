@@ -17,6 +17,7 @@ use crate::domain::sale::Sale;
 use crate::domain::text::Text;
 use crate::domain::time::Millis;
 use crate::domain::trace::TraceId;
+use crate::http::json::Object;
 use crate::http::problem::Problem;
 
 /// Longest time to pay that any sale can allow, in seconds: 30 days.
@@ -41,8 +42,8 @@ pub(super) struct Reserve {
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     quantity: Option<Quantity>,
     /// A cart: all of them or none. Lines on the same item count together.
-    #[schema(min_items = 1, max_items = 100)]
-    lines: Option<Vec<ReserveLine>>,
+    #[schema(value_type = Option<Vec<ReserveLine>>, min_items = 1, max_items = 100)]
+    lines: Option<Vec<Object<ReserveLine>>>,
     /// The buyer; without one, the order is its own.
     #[schema(value_type = Option<String>)]
     user_id: Option<UserId>,
@@ -51,7 +52,8 @@ pub(super) struct Reserve {
     #[schema(minimum = 1)]
     ttl_seconds: Option<u32>,
     /// Where the parcel goes: for the choice of a location.
-    ship_to: Option<Destination>,
+    #[schema(value_type = Option<Destination>)]
+    ship_to: Option<Object<Destination>>,
     /// A line may come from several locations where no single one has enough.
     #[serde(default)]
     allow_split: bool,
@@ -184,7 +186,7 @@ impl Asked {
             ));
         }
         let wanted = wanted(body.lines, body.sku_id, body.location_id, body.quantity)?;
-        let ship_to = body.ship_to.map(Destination::check).transpose()?;
+        let ship_to = body.ship_to.map(|Object(to)| to.check()).transpose()?;
         let user = body.user_id.as_ref().map_or("", UserId::as_str);
         let order = body.order_id.as_str();
         let ttl = body.ttl_seconds.map_or_else(String::new, |ttl| ttl.to_string());
@@ -315,7 +317,7 @@ impl Asked {
 }
 
 fn wanted(
-    lines: Option<Vec<ReserveLine>>,
+    lines: Option<Vec<Object<ReserveLine>>>,
     sku: Option<Sku>,
     location: Option<LocationId>,
     quantity: Option<Quantity>,
@@ -341,7 +343,7 @@ fn wanted(
         return Err(Problem::invalid("lines", format!("must be 1 to {LINES_MAX} lines")));
     }
     let mut wishes: BTreeMap<(Sku, Option<LocationId>), i64> = BTreeMap::new();
-    for line in lines {
+    for Object(line) in lines {
         *wishes.entry((line.sku_id, line.location_id)).or_default() += i64::from(line.quantity);
     }
     let wishes = wishes.into_iter().map(|((sku, location), units)| {

@@ -117,6 +117,7 @@ async fn a_return_that_contradicts_its_id_changes_nothing() {
         json!({"returnId": "r2", "condition": "wet"}),
         json!({"returnId": "r2", "condition": "sellable", "quantity": 0}),
         json!({"returnId": "r2", "condition": "sellable", "lines": []}),
+        json!({"returnId": "r2", "condition": "sellable", "lines": [["hot", "wh1", 1]]}),
         json!({"returnId": "r2", "condition": "sellable", "lines": [line(1)], "quantity": 1}),
         json!({"returnId": "r 2", "condition": "sellable"}),
     ] {

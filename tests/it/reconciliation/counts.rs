@@ -183,6 +183,7 @@ async fn what_a_count_can_not_say_is_refused_by_field_or_code() {
             json!([{"skuId": "hot", "counted": 1}, {"skuId": "hot", "counted": 2}]),
         ),
         ("lines[0].counted", json!([{"skuId": "hot", "counted": -1}])),
+        ("lines[0]", json!([["hot", 1]])),
         ("countedAt", json!("2999-01-01T00:00:00Z")),
         ("countedAt", json!("yesterday")),
         ("countedAt", json!("1969-12-31T23:59:59Z")),
