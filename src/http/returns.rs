@@ -143,13 +143,15 @@ async fn give_back(
     key: SentKey,
     Json(body): Json<Return>,
 ) -> Result<Response, Problem> {
+    // What is wrong with the request comes before what its path names.
+    let (units, key) = (body.units()?, key.or_body(None)?);
     let ask = ReturnAsk {
         reservation: parse_id(&id)?,
-        units: body.units()?,
+        units,
         id: body.return_id,
         condition: body.condition,
         reason: body.reason.map(Text::into_string),
-        key: key.or_body(None)?.map(|key| KeyHash::explicit("return", &key)),
+        key: key.map(|key| KeyHash::explicit("return", &key)),
     };
     let by = By {
         operator,

@@ -152,6 +152,12 @@ impl Ledger {
         if let Some(known) = read(&mut tx, ask).await? {
             return Ok(known);
         }
+        // Another return's key is told whatever became of the reservation; a refused return keeps none.
+        if let Some(key) = ask.key()
+            && claim(&mut tx, &key, false, ask.subject()).await? != Claim::New
+        {
+            return Ok(ReturnAnswer::Reused);
+        }
         let locked = lock(&mut tx, std::iter::once(ask.reservation)).await?;
         let rows = locked.rows_of(ask.reservation.0);
         let Some(first) = rows.first().map(|row| locked.get(row)) else {
@@ -161,11 +167,6 @@ impl Ledger {
             return Ok(ReturnAnswer::NotCommitted(first.status()?));
         }
         let (reservation, order) = (ReservationId(first.public_id()), first.order_id.clone());
-        if let Some(key) = ask.key()
-            && claim(&mut tx, &key, false, ask.subject()).await? != Claim::New
-        {
-            return Ok(ReturnAnswer::Reused);
-        }
         let out = still_out(&mut tx, &locked, &rows).await?;
         // Whoever returned the same under this id at the same time has committed, and it shows by now.
         if let Some(known) = read(&mut tx, ask).await? {

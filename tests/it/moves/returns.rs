@@ -15,6 +15,7 @@ use crate::support::door::{Buy, Told};
 use crate::support::gateway::Whole;
 use crate::support::ledger::{Desk, sku};
 use crate::support::shop::commit;
+use crate::support::socket::{RESERVATIONS, post};
 
 /// A gateway that has sold `units` of ten, and the reservation.
 async fn sold(units: i64) -> (Whole, String) {
@@ -121,8 +122,10 @@ async fn a_return_that_contradicts_its_id_changes_nothing() {
         json!({"returnId": "r2", "condition": "sellable", "lines": [line(1)], "quantity": 1}),
         json!({"returnId": "r 2", "condition": "sellable"}),
     ] {
-        let told = give_back(&whole, &id, bad.clone()).await;
-        assert_eq!(told.problem(), (400, "INVALID_REQUEST"), "{bad}");
+        for id in [id.as_str(), "nonsense"] {
+            let told = give_back(&whole, id, bad.clone()).await;
+            assert_eq!(told.problem(), (400, "INVALID_REQUEST"), "{bad}");
+        }
     }
     let elsewhere = json!({"skuId": "hot", "locationId": "wh9", "quantity": 1});
     let told = give_back(
@@ -132,6 +135,29 @@ async fn a_return_that_contradicts_its_id_changes_nothing() {
     )
     .await;
     assert_eq!(told.body["lines"][0]["returnable"], 0);
+    assert_eq!(stock(&whole, "wh1").await["returned"], 1);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_for_one_return_however_its_reservation_stands() {
+    let (whole, id) = sold(2).await;
+    let open = whole.reserve(&Buy::of("o2").prefer("wait=30")).await.id();
+    let keyed = async |reservation: &str, name: &str| {
+        let path = format!("{RESERVATIONS}/{reservation}/returns");
+        let body = json!({"returnId": name, "quantity": 1, "condition": "sellable"});
+        post(&whole, &path, &[("idempotency-key", "k1")], &body).await
+    };
+    let refused = keyed(&open, "r1").await;
+    assert_eq!(refused.problem(), (409, "NOT_COMMITTED".into()));
+    assert_eq!(keyed(&id, "r2").await.status, 201, "what was refused keeps no key");
+    for reservation in [&open, &id] {
+        let told = keyed(reservation, "r1").await;
+        assert_eq!(told.problem(), (422, "IDEMPOTENCY_KEY_REUSED".into()));
+    }
+    let again = keyed(&id, "r2").await;
+    assert_eq!((again.status, again.replayed()), (201, true));
     assert_eq!(stock(&whole, "wh1").await["returned"], 1);
     whole.settled().await;
     whole.stop().await;
