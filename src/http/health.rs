@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa_axum::router::OpenApiRouter;
@@ -13,6 +13,9 @@ use utoipa_axum::routes;
 use super::Gateway;
 use super::json::Json;
 use crate::health::{Mode, Standing};
+
+/// When to ask again, in seconds: what a gateway waits for takes moments, and asking costs nothing.
+const AGAIN_AFTER: &str = "1";
 
 /// Both listeners: `/healthz` and `/readyz`.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
@@ -82,16 +85,11 @@ async fn healthz() -> Json<Alive> {
 /// Whether it can serve, and in which degraded mode.
 #[utoipa::path(get, path = "/readyz", tag = "Operations", responses(
     (status = 200, description = "Send requests", body = Readiness),
-    (status = 503, description = "Send none", body = Readiness),
+    (status = 503, description = "Send none, and ask again after `Retry-After`", body = Readiness),
 ))]
 async fn readyz(State(gateway): State<Arc<Gateway>>) -> Response {
     let state = gateway.health.now();
     let mode = state.mode();
-    let status = if mode.is_ready() {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
     let readiness = Readiness {
         ready: mode.is_ready(),
         mode,
@@ -108,7 +106,11 @@ async fn readyz(State(gateway): State<Arc<Gateway>>) -> Response {
         reads_per_second_max: Some(gateway.admission.reads_rate())
             .filter(|rate| *rate > 0 && super::reads::is_degraded(&gateway)),
     };
-    (status, Json(readiness)).into_response()
+    if mode.is_ready() {
+        return Json(readiness).into_response();
+    }
+    let status = StatusCode::SERVICE_UNAVAILABLE;
+    (status, [(RETRY_AFTER, AGAIN_AFTER)], Json(readiness)).into_response()
 }
 
 /// Metrics, for Prometheus.

@@ -11,6 +11,7 @@ use crate::support::servers::Private;
 async fn until_ready(gateway: &Whole, what: &str, wanted: impl Fn(u16, &Value) -> bool) -> Value {
     until(what, async || {
         let told = gateway.get("/readyz").await;
+        assert_eq!(told.retry_after, (told.status == 503).then_some(1), "{}", told.body);
         wanted(told.status, &told.body).then_some(told.body)
     })
     .await
