@@ -1,6 +1,6 @@
 //! `verify` and `reconcile`: the two commands that compare, and what `reconcile` does about a report.
 //!
-//! Exit 0: all agrees; 1: something differs; 2: it could not be found out.
+//! Exit 0: all agrees; 1: something differs; 2: it could not be found out, or not be told.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -20,7 +20,7 @@ use crate::worker::verify::VerifyError;
 /// It could not be found out.
 const UNKNOWN: u8 = 2;
 
-pub(super) async fn verify(command: config::Verify) -> io::Result<ExitCode> {
+pub(super) async fn verify(command: config::Verify) -> ExitCode {
     let compared = async {
         let (ledger, flash) = open(&command.halves, approval::Settings::default()).await?;
         Ok(worker::verify::verify(&ledger, &flash).await?)
@@ -28,7 +28,7 @@ pub(super) async fn verify(command: config::Verify) -> io::Result<ExitCode> {
     tell(compared.await, command.halves.json, worker::verify::Report::exit_code)
 }
 
-pub(super) async fn reconcile(command: config::Reconcile) -> io::Result<ExitCode> {
+pub(super) async fn reconcile(command: config::Reconcile) -> ExitCode {
     if let Some(id) = command.report {
         let shown = async {
             let approval = approval::Settings {
@@ -67,26 +67,29 @@ pub(super) enum HalvesError {
     NoDev(String),
 }
 
-fn tell<R: Display + Serialize>(
-    compared: Result<R, HalvesError>,
-    json: bool,
-    code: impl FnOnce(&R) -> u8,
-) -> io::Result<ExitCode> {
-    let mut out = io::stdout();
+fn tell<R: Display + Serialize>(compared: Result<R, HalvesError>, json: bool, code: impl FnOnce(&R) -> u8) -> ExitCode {
     let report = match compared {
         Ok(report) => report,
         Err(error) => {
             tracing::error!("it could not be found out: {error}");
-            return Ok(ExitCode::from(UNKNOWN));
+            return ExitCode::from(UNKNOWN);
         }
     };
+    if let Err(error) = print(&mut io::stdout(), &report, json) {
+        // 1 would tell of differences that nobody can read of, and 0 of a report that nobody has.
+        tracing::error!("what was found out could not be written: {error}");
+        return ExitCode::from(UNKNOWN);
+    }
+    ExitCode::from(code(&report))
+}
+
+fn print(out: &mut impl Write, report: &(impl Display + Serialize), json: bool) -> io::Result<()> {
     if json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(report)?)?;
     } else {
         writeln!(out, "{report}")?;
     }
-    out.flush()?;
-    Ok(ExitCode::from(code(&report)))
+    out.flush()
 }
 
 async fn open(halves: &Halves, approval: approval::Settings) -> Result<(Ledger, Flash), HalvesError> {

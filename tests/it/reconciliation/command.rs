@@ -1,5 +1,7 @@
 //! Repair by hand: list, look, then fix.
 
+use std::fs::File;
+
 use flashgate::app::Settings;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -16,6 +18,19 @@ async fn reconcile(door: &Door, args: &[&str]) -> (i32, String) {
     let said = door.command(&[&["reconcile"], args].concat()).await;
     let code = said.status.code().expect("it ends by itself");
     (code, String::from_utf8(said.stdout).expect("text"))
+}
+
+/// 1 says that there are differences, and names them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cant_be_written_counts_as_not_found_out() {
+    let whole = Whole::open().await;
+    whole.settled().await;
+    for args in [&["verify"][..], &["verify", "--json"], &["reconcile"]] {
+        let full = File::options().write(true).open("/dev/full").expect("a full disk");
+        let ended = whole.command_into(args, full).await;
+        assert_eq!(ended.code(), Some(2), "{args:?}");
+    }
+    whole.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! What a client of a gateway says and hears, over real connections.
 
 use std::net::SocketAddr;
-use std::process::Output;
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use reqwest::{Client, Method};
@@ -298,12 +298,21 @@ impl Door {
 
     /// What a command says that compares the servers.
     pub(crate) async fn command(&self, args: &[&str]) -> Output {
-        let command = Command::new(env!("CARGO_BIN_EXE_flashgate"))
+        self.comparing(args).output().await.expect("it runs")
+    }
+
+    /// How such a command ends that writes there.
+    pub(crate) async fn command_into(&self, args: &[&str], out: impl Into<Stdio>) -> ExitStatus {
+        self.comparing(args).stdout(out).status().await.expect("it runs")
+    }
+
+    fn comparing(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flashgate"));
+        command
             .args(args)
             .args(["--log-filter", "error", "--redis-url", &self.redis_url])
-            .args(["--database-url", &self.database_url])
-            .output();
-        command.await.expect("it runs")
+            .args(["--database-url", &self.database_url]);
+        command
     }
 
     async fn ask(
