@@ -5,7 +5,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::door::Door;
-use crate::support::gateway::Whole;
+use crate::support::flash::{ask, raw};
+use crate::support::gateway::{Whole, migrate};
+use crate::support::servers::shared;
 use crate::support::socket::{Heard, line, put_on_sale, reserve, send, with};
 
 /// One request of the table: what is asked under which key, and the answer that wins.
@@ -311,6 +313,34 @@ async fn the_first_reason_in_the_contract_s_order_wins() {
     assert_eq!(
         (&whole.sale("a").await["remaining"], &whole.sale("p").await["remaining"]),
         (&json!(0), &json!(2))
+    );
+    whole.stop().await;
+}
+
+/// A lane that lost what it knew of a user accepts what the ledger then refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_that_only_the_ledger_sees_is_told_with_its_numbers() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let whole = Whole::over(&redis_url, &database_url).await;
+    put_on_sale(&whole, "a", 10, json!({"perUserLimit": 3})).await;
+    let buy = async |order: &str| {
+        let body = line(order, "a", json!({"userId": "u1", "quantity": 2}));
+        reserve(&whole, &[("prefer", "wait=10")], &body).await
+    };
+    assert_eq!(buy("o1").await.status, 201);
+    let (namespace, sale_no, lane): (String, i32, i16) =
+        sqlx::query_as("SELECT namespace, sale_no, lanes[1] FROM deployment, sale")
+            .fetch_one(&whole.pool)
+            .await
+            .expect("Postgres answers");
+    let buyers = format!("fg:{{{namespace}-{lane}}}:buyers:{sale_no}");
+    ask(&raw(&redis_url).await, "DEL", &[buyers.as_str()]).await;
+    refuses(
+        &buy("o2").await,
+        409,
+        "USER_LIMIT_EXCEEDED",
+        &json!({"limit": 3, "held": 2}),
     );
     whole.stop().await;
 }

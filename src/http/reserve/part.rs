@@ -73,7 +73,7 @@ pub(super) async fn hold(
     };
     match settle::durable(gateway, id, watch, DURABLE_WITHIN).await {
         Some(Durability::Durable) => Part::Held(id),
-        Some(Durability::Rejected { cause, first }) => rejected(gateway, sale, cause, first).await,
+        Some(Durability::Rejected { cause, first }) => rejected(gateway, asked, sale, cause, first).await,
         None => standing(gateway, asked, sale, id, quantity).await,
     }
 }
@@ -81,7 +81,7 @@ pub(super) async fn hold(
 async fn standing(gateway: &Gateway, asked: &Asked, sale: &Sale, id: ReservationId, quantity: Quantity) -> Part {
     let found = match settle::tell(gateway, id, DURABLE_WITHIN).await {
         Ok(Told::Whole(found)) => found,
-        Ok(Told::Lost(_)) => return rejected(gateway, sale, Cause::Lost, None).await,
+        Ok(Told::Lost(_)) => return rejected(gateway, asked, sale, Cause::Lost, None).await,
         Err(problem) => return Part::Failed(problem),
     };
     match (found.status, found.cause) {
@@ -96,7 +96,7 @@ async fn standing(gateway: &Gateway, asked: &Asked, sale: &Sale, id: Reservation
             Code::LedgerUnavailable,
             "the ledger is behind; nothing of the cart stays held",
         )),
-        (Status::Rejected, Some(cause)) => rejected(gateway, sale, cause, found.first).await,
+        (Status::Rejected, Some(cause)) => rejected(gateway, asked, sale, cause, found.first).await,
         _ => Part::Again,
     }
 }
@@ -106,11 +106,11 @@ pub(super) fn is_of(part: &Reservation, units: i64) -> bool {
     part.lines.iter().map(|line| line.quantity).sum::<i64>() == units
 }
 
-async fn rejected(gateway: &Gateway, sale: &Sale, cause: Cause, first: Option<ReservationId>) -> Part {
+async fn rejected(gateway: &Gateway, asked: &Asked, sale: &Sale, cause: Cause, first: Option<ReservationId>) -> Part {
     match (cause, first) {
         (Cause::Replay, _) => Part::Again,
         (Cause::OrderAlreadyReserved, Some(first)) => Part::Failed(settle::order_holds(gateway, first).await),
-        (cause, first) => Part::Failed(settle::rejection(sale, cause, first)),
+        (cause, first) => Part::Failed(settle::rejection(gateway, asked, sale, cause, first).await),
     }
 }
 

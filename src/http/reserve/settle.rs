@@ -187,7 +187,7 @@ pub(super) fn refusal(decision: Decision) -> Problem {
         Decision::TtlTooLong { hold_max_ms } => ttl_too_long(hold_max_ms.into()),
         Decision::RateLimited { retry_after_ms } => Problem::new(Code::RateLimited, "the user tries too often")
             .retry_after(Duration::from_millis(retry_after_ms)),
-        Decision::UserLimit { limit, held } => user_limit(limit, Some(held)),
+        Decision::UserLimit { limit, held } => user_limit(limit, held),
         Decision::Insufficient { available } => insufficient(available),
         Decision::QueueFull => Problem::new(
             Code::LedgerUnavailable,
@@ -251,17 +251,24 @@ async fn rejected(
         }),
         (Cause::Replay, None) => replay_or(gateway, asked, Problem::internal("a replay names no reservation")).await,
         (Cause::OrderAlreadyReserved, Some(first)) => Err(order_holds(gateway, first).await),
-        (cause, first) => Err(rejection(sale, cause, first)),
+        (cause, first) => Err(rejection(gateway, asked, sale, cause, first).await),
     }
 }
 
 /// The problem that a rejection is.
-pub(super) fn rejection(sale: &Sale, cause: Cause, first: Option<ReservationId>) -> Problem {
+pub(super) async fn rejection(
+    gateway: &Gateway,
+    asked: &Asked,
+    sale: &Sale,
+    cause: Cause,
+    first: Option<ReservationId>,
+) -> Problem {
     match cause {
         Cause::Replay => Problem::internal("a replay is no refusal"),
         Cause::KeyReused => key_reused(),
         Cause::OrderAlreadyReserved => order_already_reserved(first),
-        Cause::UserLimit => user_limit(sale.per_user_limit.unwrap_or(0), None),
+        // Boxed: it is rare, and the way of a hot item should not carry its weight.
+        Cause::UserLimit => Box::pin(past_limit(gateway, asked, sale)).await,
         Cause::Surplus => insufficient(0),
         Cause::Lost => Problem::new(
             Code::StockUnavailable,
@@ -341,7 +348,19 @@ fn order_already_reserved(first: Option<ReservationId>) -> Problem {
     Problem::new(Code::OrderAlreadyReserved, "the order holds the item under another key").with("reservationId", first)
 }
 
-fn user_limit(limit: u32, held: Option<u32>) -> Problem {
+/// What the ledger refuses for a limit that the lane did not see reached: the ledger says how much the user has.
+async fn past_limit(gateway: &Gateway, asked: &Asked, sale: &Sale) -> Problem {
+    let Some(user) = &asked.user else {
+        return Problem::internal("a limit per user, and no user");
+    };
+    match gateway.ledger.held_by(sale, &["u:", user.as_str()].concat()).await {
+        // A sale that was read before it had a limit: what is held is what may be.
+        Ok(held) => user_limit(sale.per_user_limit.unwrap_or(held), held),
+        Err(error) => error.into(),
+    }
+}
+
+fn user_limit(limit: u32, held: u32) -> Problem {
     Problem::new(Code::UserLimitExceeded, format!("a user may hold and buy {limit}"))
         .with("limit", limit)
         .with("held", held)

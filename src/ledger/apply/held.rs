@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::domain::lane::LaneNo;
-use crate::ledger::LedgerError;
+use crate::domain::sale::Sale;
 use crate::ledger::connection::Connection;
+use crate::ledger::{Ledger, LedgerError};
 
 /// Lanes tell the time by Postgres' clock, give or take less than this.
 pub(super) const CLOCK_SLACK: TimeDelta = TimeDelta::days(1);
@@ -37,6 +38,27 @@ macro_rules! held {
     };
 }
 pub(super) use held;
+
+impl Ledger {
+    /// Units that a buyer (`u:` and the user) holds and has bought of a sale, for who is told that there is a limit.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn held_by(&self, sale: &Sale, buyer: &str) -> Result<u32, LedgerError> {
+        let units: i64 = sqlx::query_scalar(concat!(
+            "-- sale.held_by: CLOCK_SLACK is the day
+             SELECT ",
+            held!("s.sale_no", "$2", "$3", "s.created_at - interval '1 day'"),
+            " FROM sale s WHERE s.sale_no = $1"
+        ))
+        .bind(sale.no)
+        .bind(sale.home(buyer).to_i16())
+        .bind(buyer)
+        .fetch_one(&self.pool)
+        .await?;
+        Ok(u32::try_from(units).unwrap_or(u32::MAX))
+    }
+}
 
 impl<'a> Held<'a> {
     /// Reads what these users have of these sales, none of which is older than `since`.
