@@ -243,7 +243,12 @@ pub(super) async fn layer(State(admission): State<Arc<Admission>>, mut request: 
         .extensions()
         .get::<MatchedPath>()
         .map_or("", MatchedPath::as_str);
-    let class = Class::of(path);
+    let has_no_body = matches!(*request.method(), Method::GET | Method::HEAD);
+    let class = match Class::of(path) {
+        // Who reads the stock of a SKU that is named `release` ends nothing.
+        Class::Ending if has_no_body => Class::Beginning,
+        class => class,
+    };
     if class == Class::Operations {
         return next.run(request).await;
     }
@@ -262,7 +267,6 @@ pub(super) async fn layer(State(admission): State<Arc<Admission>>, mut request: 
     if let Some(edge) = &edge {
         request.extensions_mut().insert(edge.clone());
     }
-    let has_no_body = matches!(*request.method(), Method::GET | Method::HEAD);
     let judged = || Turn::take(request.extensions()).and_then(|()| Edge::judge(request.extensions()));
     let mut response = match has_no_body.then(judged) {
         Some(Err(problem)) => problem.into_response(),

@@ -37,9 +37,15 @@ const SKUS_MAX: usize = 50_000;
 /// Most orders that are kept, for pages that wait while the ledger is away.
 const ORDERS_MAX: usize = 20_000;
 
+/// SKUs of which the path is also that of a POST, and so hides `{skuId}`.
+const VERBS: [&str; 3] = ["reserve", "confirm", "release"];
+
 /// The public listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
-    OpenApiRouter::new()
+    let named = VERBS.into_iter().fold(OpenApiRouter::new(), |routes, verb| {
+        routes.route(&format!("/api/inventory/{verb}"), stock::get_verb(verb))
+    });
+    named
         .routes(routes!(stock::get_stock))
         .routes(routes!(stock::get_sku))
         .routes(routes!(availability::get_availability))

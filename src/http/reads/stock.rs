@@ -5,6 +5,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::routing::{MethodRouter, get};
 use serde::{Deserialize, Serialize};
 
 use super::{Consistency, LetIn};
@@ -226,6 +227,16 @@ pub(super) async fn get_sku(
         updated_at: stock.updated_at,
         degraded: let_in.degraded,
     }))
+}
+
+/// The same of a SKU that is named like a verb.
+pub(super) fn get_verb(verb: &'static str) -> MethodRouter<Arc<Gateway>> {
+    get(
+        move |gateway: State<Arc<Gateway>>, freshness: Query<Freshness>, let_in: LetIn| {
+            let sku = Sku::try_from(verb).expect("a few letters are an id");
+            get_sku(gateway, Path(sku), freshness, let_in)
+        },
+    )
 }
 
 #[cfg(test)]

@@ -60,3 +60,19 @@ async fn without_a_feed_the_ledger_is_read() {
     assert_eq!((&told["onHand"], &told["source"]), (&json!(7), &json!("ledger")));
     whole.stop().await;
 }
+
+/// A verb's path takes POST, and hides nothing from who reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sku_may_be_named_like_a_verb() {
+    let whole = Whole::empty().await;
+    for (sku, units) in [("reserve", 3), ("confirm", 4), ("release", 5)] {
+        whole.receive(sku, units).await;
+        let path = format!("/api/inventory/{sku}");
+        let told = whole.get(&format!("{path}?consistency=strong")).await.expect(200);
+        assert_eq!((&told["skuId"], &told["available"]), (&json!(sku), &json!(units)));
+        assert_eq!(whole.get(&format!("{path}?colour=red")).await.body["field"], "colour");
+        let verb = whole.shop(&path, json!({})).await;
+        assert_eq!(verb.problem(), (400, "INVALID_REQUEST"), "{sku}");
+    }
+    whole.stop().await;
+}
