@@ -102,6 +102,9 @@ pub(super) struct ApprovalBody {
     /// The event of the adjustment that it takes back, where it does that.
     #[serde(skip_serializing_if = "Option::is_none")]
     undoes: Option<i64>,
+    /// The event of what was done, where it was approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<i64>,
     /// The rule that wants a second person: `size` or `safety_stock`.
     why: String,
     /// Who asked.
@@ -135,6 +138,7 @@ impl From<Approval> for ApprovalBody {
             reference_id: approval.reference,
             note: approval.note,
             undoes: approval.undoes,
+            event_id: approval.event_id,
             why: approval.why,
             operator: approval.operator,
             before: approval.before.into(),
@@ -160,6 +164,7 @@ impl ApprovalBody {
 
     fn done(approval: Approval, adjustment: Adjustment) -> Self {
         ApprovalBody {
+            event_id: Some(adjustment.event_id),
             adjustment: Some(adjustment.into()),
             ..approval.into()
         }

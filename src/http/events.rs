@@ -94,7 +94,8 @@ struct EventBody {
     trace_id: Option<String>,
     #[schema(value_type = String, format = DateTime)]
     created_at: Millis,
-    /// Of an undo: `undoes`, the event that it takes back.
+    /// Of an undo: `undoes`, the event that it takes back. Of what a second person agreed to: `approvalId`, `approvedBy`
+    /// and, where that person said something, `decisionNote`.
     #[schema(value_type = Option<Object>)]
     metadata: Option<serde_json::Value>,
 }

@@ -162,7 +162,7 @@ impl Ledger {
                     replayed: false,
                 }
             }
-            None => match carry_out(&mut tx, id, ask, found, sale, by).await? {
+            None => match carry_out(&mut tx, id, ask, found, sale, by, None).await? {
                 CarriedOut::Done(adjustment) => Adjusted::Done(adjustment),
                 CarriedOut::Insufficient => return Ok(Adjusted::Insufficient(found)),
                 CarriedOut::Short(short) => return Ok(Adjusted::Short(short)),
@@ -208,7 +208,7 @@ pub(super) enum CarriedOut {
 }
 
 /// Adjusts the balance that is locked and was found like this; of the item's sale, which is locked too where it may
-/// give units, takes what is missing.
+/// give units, takes what is missing. `metadata` goes with the event.
 pub(super) async fn carry_out(
     tx: &mut Connection,
     id: Uuid,
@@ -216,6 +216,7 @@ pub(super) async fn carry_out(
     found: Balance,
     sale: Option<Locked>,
     by: &By,
+    metadata: Option<serde_json::Value>,
 ) -> Result<CarriedOut, LedgerError> {
     let missing = ask.missing(&found);
     if missing > 0 {
@@ -233,7 +234,7 @@ pub(super) async fn carry_out(
         set_allocation(tx, &kept.sale).await?;
     }
     let reference = ask.reference.clone().unwrap_or_else(|| id.to_string());
-    let posted = post(tx, &[ask.movement(&reference, by)]).await?[0];
+    let posted = post(tx, &[ask.movement(&reference, by, metadata)]).await?[0];
     let adjustment = Adjustment {
         id,
         event_id: posted.event_id,
@@ -302,7 +303,7 @@ impl Adjust {
         })
     }
 
-    fn movement(&self, reference: &str, by: &By) -> Movement {
+    fn movement(&self, reference: &str, by: &By, metadata: Option<serde_json::Value>) -> Movement {
         Movement {
             item: self.item.clone(),
             event: self.reason.event(),
@@ -314,7 +315,7 @@ impl Adjust {
             order_id: None,
             operator: by.operator.clone(),
             trace_id: by.trace.map(|trace| trace.to_uuid()),
-            metadata: None,
+            metadata,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! takes no units that a reservation, damage or a sale has been promised meanwhile, and is not undone itself: adjust.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde_json::json;
+use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -153,18 +153,19 @@ impl Ledger {
                     replayed: false,
                 }
             }
-            None => Undone::Done(reversal.carry_out(tx, id, note, by).await?),
+            None => Undone::Done(reversal.carry_out(tx, id, note, by, json!({})).await?),
         })
     }
 }
 
-/// Takes back the adjustment of this event, to which a second person has agreed.
+/// Takes back the adjustment of this event, to which a second person has agreed as `metadata` says.
 pub(super) async fn take_back(
     tx: &mut Connection,
     id: Uuid,
     event_id: i64,
     note: Option<&str>,
     by: &By,
+    metadata: Value,
 ) -> Result<Undone, LedgerError> {
     let reversal = match look(tx, event_id).await? {
         Ok(reversal) => reversal,
@@ -172,7 +173,7 @@ pub(super) async fn take_back(
     };
     match reversal.stands_in_the_way() {
         Some(answer) => Ok(answer),
-        None => Ok(Undone::Done(reversal.carry_out(tx, id, note, by).await?)),
+        None => Ok(Undone::Done(reversal.carry_out(tx, id, note, by, metadata).await?)),
     }
 }
 
@@ -231,14 +232,20 @@ impl Reversal {
         }
     }
 
+    /// `metadata` is an object, to which this adds.
     async fn carry_out(
         &self,
         tx: &mut Connection,
         id: Uuid,
         note: Option<&str>,
         by: &By,
+        mut metadata: Value,
     ) -> Result<Adjustment, LedgerError> {
         let event_id = self.event_id;
+        metadata["undoes"] = json!(event_id);
+        if let Some(note) = note {
+            metadata["note"] = json!(note);
+        }
         let movement = Movement {
             item: self.item.clone(),
             event: EventType::Adjusted,
@@ -250,10 +257,7 @@ impl Reversal {
             order_id: None,
             operator: by.operator.clone(),
             trace_id: by.trace.map(|trace| trace.to_uuid()),
-            metadata: Some(note.map_or_else(
-                || json!({"undoes": event_id}),
-                |note| json!({"undoes": event_id, "note": note}),
-            )),
+            metadata: Some(metadata),
         };
         let posted = post(tx, &[movement]).await?[0];
         let undo = Adjustment {

@@ -2,11 +2,12 @@
 //!
 //! What was asked stands here with the balance before and after, until a second person approves or rejects it or its
 //! time is over. Approving carries the adjustment out, once, in the transaction that marks it; so it is judged by the
-//! balance of that moment. Who asked can't approve. What is rejected or expires gives its key back: it may be asked anew.
+//! balance of that moment, and its event names both people. Who asked can't approve. What is rejected or expires gives its key back: it may be asked anew.
 //! An undo is an adjustment like any other.
 
 mod row;
 
+use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -191,8 +192,9 @@ impl Ledger {
             operator: Some(approval.operator.clone()),
             trace: approval.trace.map(TraceId::from_uuid),
         };
+        let agreed = agreed(id, person, note);
         let adjustment = if let Some(event_id) = approval.undoes {
-            match take_back(&mut tx, id, event_id, approval.note.as_deref(), &by).await? {
+            match take_back(&mut tx, id, event_id, approval.note.as_deref(), &by, agreed).await? {
                 Undone::Done(adjustment) => adjustment,
                 Undone::Insufficient { found, .. } => return Ok(Decided::Insufficient(approval, found)),
                 other => return Err(LedgerError::Broken(format!("undo {id} waited, and comes to {other:?}"))),
@@ -203,7 +205,7 @@ impl Ledger {
                 false => None,
             };
             let found = lock_balance(&mut tx, &ask.item).await?;
-            match carry_out(&mut tx, id, &ask, found, sale, &by).await? {
+            match carry_out(&mut tx, id, &ask, found, sale, &by, Some(agreed)).await? {
                 CarriedOut::Done(adjustment) => adjustment,
                 CarriedOut::Insufficient => return Ok(Decided::Insufficient(approval, found)),
                 CarriedOut::Short(short) => return Ok(Decided::Short(approval, short)),
@@ -304,4 +306,13 @@ impl Ledger {
         .await?;
         row.read()
     }
+}
+
+/// What the event of an approved change says beside its operator, who asked for it.
+fn agreed(id: Uuid, person: &str, note: Option<&str>) -> Value {
+    let mut agreed = json!({"approvalId": id.to_string(), "approvedBy": person});
+    if let Some(note) = note {
+        agreed["decisionNote"] = json!(note);
+    }
+    agreed
 }

@@ -54,6 +54,8 @@ pub struct Approval {
     pub decided_at: Option<Millis>,
     /// The event of the adjustment that it takes back, if it does that.
     pub undoes: Option<i64>,
+    /// The event of what was done, where it was approved.
+    pub event_id: Option<i64>,
     pub(super) trace: Option<Uuid>,
 }
 
@@ -80,7 +82,8 @@ macro_rules! columns {
     () => {
         "approval_no, approval_id, status, sku_id, location_id, delta, reason, reference_id, note, why, operator, \
          trace_id, before, after, created_at, expires_at, status = 'PENDING' AND expires_at <= clock_timestamp() AS \
-         is_overdue, decided_by, decision_note, decided_at, undoes"
+         is_overdue, decided_by, decision_note, decided_at, undoes, \
+         (SELECT event_id FROM adjustment WHERE adjustment_id = approval_id) AS event_id"
     };
 }
 pub(super) use columns;
@@ -108,6 +111,7 @@ pub(super) struct ApprovalRow {
     decision_note: Option<String>,
     decided_at: Option<DateTime<Utc>>,
     undoes: Option<i64>,
+    event_id: Option<i64>,
 }
 
 impl ApprovalRow {
@@ -133,6 +137,7 @@ impl ApprovalRow {
             decision_note: self.decision_note,
             decided_at: self.decided_at.map(Millis::from),
             undoes: self.undoes,
+            event_id: self.event_id,
             trace: self.trace_id,
         })
     }

@@ -34,6 +34,18 @@ async fn on_hand(whole: &Whole) -> Value {
     stock(whole, "wh1").await["onHand"].clone()
 }
 
+/// Who asked for the change of this event, and who agreed to it.
+async fn people(whole: &Whole, event_id: &Value) -> Value {
+    sqlx::query_scalar(
+        "SELECT jsonb_build_object('operator', operator, 'metadata', metadata) FROM inventory_event
+         WHERE event_id = $1",
+    )
+    .bind(event_id.as_i64())
+    .fetch_one(&whole.pool)
+    .await
+    .expect("the event")
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_change_waits_for_a_second_person_and_is_made_once() {
     let (whole, id) = asked().await;
@@ -108,6 +120,24 @@ async fn a_large_change_waits_for_a_second_person_and_is_made_once() {
         (&json!(5_100), &json!(3_100))
     );
     assert_eq!(on_hand(&whole).await, 3_100);
+    // The ledger names both, and the list the event.
+    let event_id = &done["adjustment"]["eventId"];
+    assert_eq!(
+        people(&whole, event_id).await,
+        json!({"operator": "ann",
+               "metadata": {"approvalId": id, "approvedBy": "bob", "decisionNote": "seen it"}})
+    );
+    let listed = whole
+        .admin(Method::GET, "/admin/approvals?status=APPROVED", None)
+        .await
+        .expect(200);
+    assert_eq!(
+        (
+            &listed["approvals"][0]["approvalId"],
+            &listed["approvals"][0]["eventId"]
+        ),
+        (&json!(id), event_id)
+    );
     let replayed = post_as(&whole, "ann", ADJUSTMENTS, change(-2_000, "lost", "l1")).await;
     assert_eq!(
         (replayed.status, replayed.replayed, &replayed.body),
@@ -296,17 +326,10 @@ async fn an_undo_of_a_large_change_takes_two_like_the_change_itself() {
     }
     let again = post_as(&whole, "ann", &path, json!({})).await;
     assert_eq!((again.status, again.replayed), (201, true));
-    let event: Value = sqlx::query_scalar(
-        "SELECT jsonb_build_object('operator', operator, 'metadata', metadata) FROM inventory_event
-         WHERE event_id = $1",
-    )
-    .bind(again.body["eventId"].as_i64())
-    .fetch_one(&whole.pool)
-    .await
-    .expect("the event");
     assert_eq!(
-        event,
-        json!({"operator": "ann", "metadata": {"undoes": received["eventId"], "note": "the wrong lorry"}})
+        people(&whole, &again.body["eventId"]).await,
+        json!({"operator": "ann", "metadata": {"undoes": received["eventId"], "note": "the wrong lorry",
+               "approvalId": id, "approvedBy": "bob", "decisionNote": "seen it"}})
     );
     // One below the safety stock takes two as well.
     whole
