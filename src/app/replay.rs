@@ -78,15 +78,15 @@ fn show(out: &mut impl Write, replayed: &Replayed) -> io::Result<()> {
     if !replayed.stock.is_empty() {
         writeln!(
             out,
-            "{:<20} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9}  last event",
-            "location", "onHand", "reserved", "unavailable", "escrowed", "sold", "damaged", "returned"
+            "{:<20} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>11}  last event",
+            "location", "onHand", "reserved", "unavailable", "escrowed", "sold", "damaged", "returned", "safetyStock"
         )?;
     }
     for then in &replayed.stock {
         let is = &then.balance;
         writeln!(
             out,
-            "{:<20} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9}  {} at {}",
+            "{:<20} {:>9} {:>9} {:>11} {:>9} {:>9} {:>9} {:>9} {:>11}  {} at {}",
             then.location_id,
             is.on_hand,
             is.reserved,
@@ -95,6 +95,7 @@ fn show(out: &mut impl Write, replayed: &Replayed) -> io::Result<()> {
             is.sold,
             is.damaged,
             is.returned,
+            then.safety_stock,
             then.event_id,
             then.since
         )?;

@@ -95,7 +95,8 @@ struct EventBody {
     #[schema(value_type = String, format = DateTime)]
     created_at: Millis,
     /// Of an undo: `undoes`, the event that it takes back. Of what a second person agreed to: `approvalId`, `approvedBy`
-    /// and, where that person said something, `decisionNote`.
+    /// and, where that person said something, `decisionNote`. Of a change of safety stock: `safetyStock`, `before` and
+    /// `after`.
     #[schema(value_type = Option<Object>)]
     metadata: Option<serde_json::Value>,
 }

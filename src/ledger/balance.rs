@@ -75,7 +75,7 @@ pub(super) async fn ensure_balance(tx: &mut Connection, item: &Item, by: &By) ->
     if let Some(units) = kept_back
         && units != 0
     {
-        post(tx, &[safety_movement(item.clone(), -units, by)]).await?;
+        post(tx, &[safety_movement(item.clone(), 0, units, by)]).await?;
     }
     Ok(())
 }

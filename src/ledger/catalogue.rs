@@ -3,6 +3,7 @@
 //! Every write replaces what was there, and repeats change nothing. A change of safety stock is a change of balances
 //! and has its events; whether something is on sale is not decided here.
 
+use serde_json::json;
 use uuid::Uuid;
 
 use super::balance::{ensure_balance, location_is_known, lock_balance};
@@ -14,7 +15,7 @@ use super::{Ledger, LedgerError};
 use crate::domain::id::{Item, LocationId, Sku};
 
 /// The reason of the events that tell a change of safety stock.
-const SAFETY_STOCK: &str = "safety_stock";
+pub(super) const SAFETY_STOCK: &str = "safety_stock";
 
 /// A place where stock lies. `None` fields are not known.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,19 +156,19 @@ impl Ledger {
                  WHERE sku_id = $1 AND NOT safety_stock_apart AND safety_stock <> $2)
              UPDATE inventory_balance b SET safety_stock = $2 FROM old
              WHERE b.sku_id = old.sku_id AND b.location_id = old.location_id
-             RETURNING b.location_id, old.safety_stock - $2",
+             RETURNING b.location_id, old.safety_stock",
         )
         .bind(sku.sku.as_str())
         .bind(sku.safety_stock)
         .fetch_all(&mut *tx)
         .await?;
         let mut movements = Vec::with_capacity(changes.len());
-        for (location, freed) in changes {
+        for (location, before) in changes {
             let item = Item {
                 sku: sku.sku.clone(),
                 location: read_location(&location)?,
             };
-            movements.push(safety_movement(item, freed, by));
+            movements.push(safety_movement(item, before, sku.safety_stock, by));
         }
         post(&mut tx, &movements).await?;
         tx.commit().await?;
@@ -214,7 +215,7 @@ impl Ledger {
         }
         ensure_balance(&mut tx, item, by).await?;
         let units_now = units.unwrap_or(of_sku);
-        let freed = lock_balance(&mut tx, item).await?.safety_stock - units_now;
+        let units_before = lock_balance(&mut tx, item).await?.safety_stock;
         sqlx::query(
             "-- balance.safety_apart
              UPDATE inventory_balance SET safety_stock = $3, safety_stock_apart = $4
@@ -226,20 +227,21 @@ impl Ledger {
         .bind(units.is_some())
         .execute(&mut *tx)
         .await?;
-        if freed != 0 {
-            post(&mut tx, &[safety_movement(item.clone(), freed, by)]).await?;
+        if units_before != units_now {
+            post(&mut tx, &[safety_movement(item.clone(), units_before, units_now, by)]).await?;
         }
         tx.commit().await?;
         Ok(Put::Done)
     }
 }
 
-/// The event of a change of safety stock: `freed` units, may be negative, became available by it.
-pub(super) fn safety_movement(item: Item, freed: i64, by: &By) -> Movement {
+/// The event of a change of safety stock, which no image of a balance has: it tells both itself, and as its quantity the
+/// units that became available.
+pub(super) fn safety_movement(item: Item, before: i64, after: i64, by: &By) -> Movement {
     Movement {
         item,
         event: EventType::Adjusted,
-        quantity_delta: freed,
+        quantity_delta: before - after,
         deltas: Deltas::default(),
         reason: Some(SAFETY_STOCK.to_owned()),
         reference_id: None,
@@ -247,7 +249,7 @@ pub(super) fn safety_movement(item: Item, freed: i64, by: &By) -> Movement {
         order_id: None,
         operator: by.operator.clone(),
         trace_id: by.trace.map(|trace| trace.to_uuid()),
-        metadata: None,
+        metadata: Some(json!({"safetyStock": {"before": before, "after": after}})),
     }
 }
 

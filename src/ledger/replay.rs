@@ -12,7 +12,9 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::catalogue::SAFETY_STOCK;
 use super::events::{Event, EventRow, all_ended, columns};
+use super::post::EventType;
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Image;
 use crate::domain::id::{Item, LocationId, OrderId, Sku};
@@ -74,6 +76,8 @@ pub struct StockThen {
     pub location_id: String,
     /// How much.
     pub balance: Image,
+    /// Units of it that were not offered to shoppers.
+    pub safety_stock: i64,
     /// The last event that led there.
     pub event_id: i64,
     /// When it happened.
@@ -201,6 +205,7 @@ impl Fold {
             sku_id: event.item.sku.to_string(),
             location_id: event.item.location.to_string(),
             balance: Image::default(),
+            safety_stock: 0,
             event_id: event.id,
             since: event.created_at,
         });
@@ -212,6 +217,10 @@ impl Fold {
             });
         }
         then.balance = event.after;
+        // A release may give the same word as its reason.
+        if event.event_type == EventType::Adjusted.as_str() && event.reason.as_deref() == Some(SAFETY_STOCK) {
+            then.safety_stock -= event.quantity_delta;
+        }
         (then.event_id, then.since) = (event.id, event.created_at);
         let Some(id) = event.reservation_id else { return };
         let place = *self.places.entry(id).or_insert_with(|| {

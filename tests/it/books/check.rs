@@ -201,7 +201,7 @@ impl Play {
             let is = |item: &usize| self.book.sku(*item) == sku && self.book.location(*item) == stock.location_id;
             let item = (0..self.book.items.len()).find(is).expect("an item of the book");
             let Balance {
-                safety_stock: _,
+                safety_stock,
                 on_hand,
                 reserved,
                 unavailable,
@@ -219,7 +219,11 @@ impl Play {
                 damaged,
                 returned,
             };
-            assert_eq!(stock.balance, expected, "{stock:?}");
+            assert_eq!(
+                (stock.balance, stock.safety_stock),
+                (expected, safety_stock),
+                "{stock:?}"
+            );
         }
     }
 

@@ -41,13 +41,26 @@ async fn a_sku_and_an_order_are_told_as_they_were_at_any_instant() {
     whole.commit(&id).await.expect(200);
     let lost = json!({"skuId": "hot", "locationId": "wh1", "delta": 5, "reason": "stock_received"});
     whole.post("/api/inventory/adjustments", lost).await.expect(201);
-    let events = page(&whole, "skuId=hot", 5).await;
+    for units in [3, 1] {
+        let kept = json!({"display": "exact", "safetyStock": units});
+        whole.put("/admin/skus/hot", kept).await.expect(200);
+    }
+    let events = page(&whole, "skuId=hot", 7).await;
     let events = events["events"].as_array().expect("a list");
+    let none = json!(0);
     // At the instant of each event the SKU was as that event left it; of several in a millisecond, as the last did.
     for event in events {
         let at = event["createdAt"].as_str().expect("an instant");
         let last = events.iter().rfind(|other| other["createdAt"] == event["createdAt"]);
+        let kept = events
+            .iter()
+            .rfind(|other| other["reason"] == "safety_stock" && other["createdAt"].as_str() <= Some(at));
         let then = told(&url, &["--sku", "hot", "--at", at]).await;
+        let kept_then = &then["stock"][0]["safetyStock"];
+        assert_eq!(
+            kept_then,
+            kept.map_or(&none, |kept| &kept["metadata"]["safetyStock"]["after"])
+        );
         assert_eq!(
             (
                 &then["stock"][0]["balance"],
@@ -65,6 +78,10 @@ async fn a_sku_and_an_order_are_told_as_they_were_at_any_instant() {
     for field in ["onHand", "reserved", "unavailable", "sold", "damaged", "returned"] {
         assert_eq!(now["stock"][0]["balance"][field], balance[field], "{field}");
     }
+    assert_eq!(
+        (&now["stock"][0]["safetyStock"], &balance["safetyStock"]),
+        (&json!(1), &json!(1))
+    );
     let of_order: Vec<&Value> = events.iter().filter(|event| event["orderId"] == "o1").collect();
     let order = told(&url, &["--order", "o1"]).await;
     assert_eq!(

@@ -244,6 +244,21 @@ async fn safety_stock_follows_the_sku_unless_set_apart_and_has_its_events() {
     assert_eq!(safety(&books).await, [("wh1".into(), 5), ("wh2".into(), 5)]);
     let unknown = books.ledger.put_safety_stock(&item("wh9"), Some(1), &by, None).await;
     assert_eq!(unknown.expect("asks"), Put::UnknownLocation);
+    // Each event tells what was kept back at its own location, before and after.
+    let told: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT location_id, (metadata->'safetyStock'->>'before')::int8, (metadata->'safetyStock'->>'after')::int8
+         FROM inventory_event WHERE reason = 'safety_stock' ORDER BY location_id, event_id",
+    )
+    .fetch_all(&books.pool)
+    .await
+    .expect("events");
+    let told: Vec<(&str, i64, i64)> = told
+        .iter()
+        .map(|(at, before, after)| (at.as_str(), *before, *after))
+        .collect();
+    let one = [("wh1", 0, 3), ("wh1", 3, 4), ("wh1", 4, 5)];
+    let two = [("wh2", 0, 3), ("wh2", 3, 8), ("wh2", 8, 4), ("wh2", 4, 5)];
+    assert_eq!(told, [&one[..], &two[..]].concat());
     books.check().await;
 }
 
