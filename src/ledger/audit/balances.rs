@@ -61,12 +61,14 @@ pub(super) fn differences(kind: Kind, says: &str, figures: Vec<Figure>) -> Vec<D
 
 async fn sums(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
     Ok(sqlx::query_as(
-        "-- audit.sums: safety stock has no delta; its events say how many units became available
+        "-- audit.sums: safety stock has no delta; its events say how many units became available,
+         -- and a release may give the same word as its reason
          WITH summed AS (
              SELECT sku_id, location_id, sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
                  sum(unavailable_delta) AS unavailable, sum(escrowed_delta) AS escrowed, sum(sold_delta) AS sold,
                  sum(damaged_delta) AS damaged, sum(returned_delta) AS returned,
-                 -sum(quantity_delta) FILTER (WHERE reason = 'safety_stock') AS safety_stock
+                 -sum(quantity_delta) FILTER (WHERE reason = 'safety_stock' AND event_type = 'inventory_adjusted')
+                     AS safety_stock
              FROM inventory_event GROUP BY sku_id, location_id
          )
          SELECT sku_id, location_id, f.field, coalesce(f.expected, 0)::int8 AS expected,

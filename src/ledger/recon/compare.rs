@@ -176,7 +176,8 @@ async fn differing(
              SELECT sku_id, location_id, sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
                  sum(unavailable_delta) AS unavailable, sum(escrowed_delta) AS escrowed, sum(sold_delta) AS sold,
                  sum(damaged_delta) AS damaged, sum(returned_delta) AS returned,
-                 coalesce(-sum(quantity_delta) FILTER (WHERE reason = 'safety_stock'), 0) AS safety_stock
+                 coalesce(-sum(quantity_delta) FILTER (WHERE reason = 'safety_stock'
+                     AND event_type = 'inventory_adjusted'), 0) AS safety_stock
              FROM inventory_event JOIN looked USING (sku_id, location_id) GROUP BY sku_id, location_id
          )
          SELECT sku_id, location_id FROM looked LEFT JOIN summed s USING (sku_id, location_id)

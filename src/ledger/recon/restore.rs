@@ -199,7 +199,8 @@ pub const SIDES: &str = "-- recon.sides: one item; its events can't grow, for wh
         SELECT sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
             sum(unavailable_delta) AS unavailable, sum(escrowed_delta) AS escrowed, sum(sold_delta) AS sold,
             sum(damaged_delta) AS damaged, sum(returned_delta) AS returned,
-            -sum(quantity_delta) FILTER (WHERE reason = 'safety_stock') AS safety_stock FROM e
+            -sum(quantity_delta) FILTER (WHERE reason = 'safety_stock' AND event_type = 'inventory_adjusted')
+                AS safety_stock FROM e
     ), l AS (SELECT * FROM e ORDER BY event_id DESC LIMIT 1),
     r AS (
         SELECT sum(units) FILTER (WHERE status = 'RESERVED') AS reserved,

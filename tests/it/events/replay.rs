@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use flashgate::ledger::once::By;
+use flashgate::ledger::recon::Compare;
 use flashgate::ledger::{Ledger, Settings};
 use serde_json::{Value, json};
 use sqlx::PgPool;
@@ -93,6 +95,25 @@ async fn a_sku_and_an_order_are_told_as_they_were_at_any_instant() {
     assert_eq!(told(&url, &["--order", "o1", "--at", before]).await["events"], 0);
     let (code, table) = replay(&url, &["--sku", "hot"]).await;
     assert!(code == 0 && table.contains("wh1"), "{table}");
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_buyer_writes_is_not_taken_for_a_change_of_safety_stock() {
+    let url = shared().await.database().await;
+    migrate(&url).await;
+    let whole = Whole::over(&shared().await.redis(), &url).await;
+    whole.receive("hot", 5).await;
+    let id = whole.reserve(&Buy::of("o1").units(2)).await.id();
+    let path = format!("/api/inventory/reservations/{id}/release");
+    whole.shop(&path, json!({"reason": "safety_stock"})).await.expect(200);
+    assert_eq!(told(&url, &["--sku", "hot"]).await["stock"][0]["safetyStock"], 0);
+    let ledger = Ledger::new(&Settings::new(&url)).expect("an address");
+    let report = ledger.compare_balances(Compare::All, &By::default()).await;
+    let report = report.expect("it can be found out").expect("it is asked for");
+    assert!(report.discrepancies.is_empty(), "{report:?}");
+    // The comparison with Redis sums the events up as well.
     whole.settled().await;
     whole.stop().await;
 }
