@@ -315,7 +315,17 @@ impl Client {
         }
     }
 
-    /// The second person, who decides whatever waits.
+    /// What the adjustment of this event did.
+    async fn moved_by(&self, event: i64) -> Moved {
+        let (reason, delta): (String, i64) = sqlx::query_as("SELECT reason, delta FROM adjustment WHERE event_id = $1")
+            .bind(event)
+            .fetch_one(&self.door().pool)
+            .await
+            .expect("reads");
+        Moved::by(&reason, delta)
+    }
+
+    /// Somebody who neither adjusts nor undoes, and decides whatever waits.
     async fn decide(&mut self) {
         let pending = self
             .insist(async |door| door.admin(Method::GET, "/admin/approvals?status=PENDING", None).await)
@@ -324,13 +334,16 @@ impl Client {
             let id = approval["approvalId"].as_str().expect("an id");
             let word = if self.chance(60) { "approve" } else { "reject" };
             let path = format!("/admin/approvals/{id}/{word}");
-            let told = self.post_as("bob", &path, &json!({})).await;
+            let told = self.post_as("cat", &path, &json!({})).await;
             if told.status != 200 {
                 assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
             } else if word == "approve" {
                 let text = |name: &str| approval[name].as_str().expect("text").to_owned();
-                let delta = approval["delta"].as_i64().expect("a number");
-                self.moved(&(text("skuId"), text("locationId")), Moved::by(&text("reason"), delta));
+                let moved = match approval["undoes"].as_i64() {
+                    Some(event) => self.moved_by(event).await.reversed(),
+                    None => Moved::by(&text("reason"), approval["delta"].as_i64().expect("a number")),
+                };
+                self.moved(&(text("skuId"), text("locationId")), moved);
             }
         }
     }
