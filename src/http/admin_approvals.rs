@@ -224,6 +224,10 @@ async fn approve(
                 calls.call_back(&gateway, &short, -approval.delta).await?;
                 continue;
             }
+            Decided::SetAside => {
+                calls.wait_for_stop().await?;
+                continue;
+            }
             Decided::Insufficient(approval, found) => Err(insufficient(-approval.delta, &found)),
             Decided::SamePerson => Err(same_person(&author)),
             Decided::Unknown => Err(unknown(&id.to_string())),

@@ -1,4 +1,5 @@
-//! Units that a correction needs and a sale has set aside: called back from the sale's lanes.
+//! Units that a correction needs and a sale has set aside: called back from the sale's lanes, or waited for where it is
+//! being stopped.
 
 use tokio::time::Instant;
 
@@ -6,13 +7,14 @@ use super::Gateway;
 use super::admin_sales::{ASKS_MAX, IN_FORCE_MAX, late, taken_back};
 use super::author::insufficient;
 use super::problem::Problem;
+use super::reserve::{CHANGE_LOOK, CHANGE_WITHIN, changing};
 use crate::ledger::adjust::CallBack;
 use crate::ledger::recall::TakeBack;
 
 /// The calls for one correction, bounded in number and time.
 #[derive(Debug)]
 pub(super) struct CallsBack {
-    deadline: Instant,
+    begun: Instant,
     asks: usize,
 }
 
@@ -20,7 +22,7 @@ impl CallsBack {
     /// None yet.
     pub(super) fn begin() -> Self {
         CallsBack {
-            deadline: Instant::now() + IN_FORCE_MAX,
+            begun: Instant::now(),
             asks: 0,
         }
     }
@@ -41,7 +43,8 @@ impl CallsBack {
                 "units of a sale could not be called back in time; nothing was adjusted",
             )
         };
-        if Instant::now() >= self.deadline {
+        let deadline = self.begun + IN_FORCE_MAX;
+        if Instant::now() >= deadline {
             return Err(late());
         }
         let may_ask = self.asks < ASKS_MAX;
@@ -58,10 +61,22 @@ impl CallsBack {
                     .with("held", held));
             }
         };
-        if taken_back(gateway, &grants, self.deadline).await? {
+        if taken_back(gateway, &grants, deadline).await? {
             Ok(())
         } else {
             Err(late())
         }
+    }
+
+    /// Returns when a sale that is being stopped may have given its units up.
+    ///
+    /// # Errors
+    /// It takes longer than a moment.
+    pub(super) async fn wait_for_stop(&self) -> Result<(), Problem> {
+        if self.begun.elapsed() >= CHANGE_WITHIN {
+            return Err(changing("the item's sale is being stopped; nothing was adjusted"));
+        }
+        tokio::time::sleep(CHANGE_LOOK).await;
+        Ok(())
     }
 }

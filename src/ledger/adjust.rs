@@ -2,8 +2,8 @@
 //!
 //! An adjustment happens once under its key and answers with the balance before and after. It never takes units that
 //! are reserved or damaged. What a sale has set aside and nobody holds it takes from the sale, whose allocation shrinks
-//! with it in the same transaction; where such units lie in lanes, the caller calls them back first. Changes that
-//! one person may not make alone wait as an approval.
+//! with it in the same transaction; where such units lie in lanes, the caller calls them back first, and where the sale
+//! is being stopped, it waits until they are back. Changes that one person may not make alone wait as an approval.
 
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -71,6 +71,8 @@ pub enum Adjusted {
     Insufficient(Balance),
     /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
     Short(CallBack),
+    /// A sale has set units aside that it needs and gives none at this moment, for it is being stopped: again, soon.
+    SetAside,
     /// A second person has to agree.
     Pending {
         /// What waits.
@@ -110,9 +112,7 @@ impl Ledger {
         loop {
             match retried!(self, self.adjust_once(ask, by, false))? {
                 // The sale is locked before the balance, so it starts over.
-                Adjusted::Insufficient(found) if ask.missing(&found) <= found.escrowed => {
-                    return retried!(self, self.adjust_once(ask, by, true));
-                }
+                Adjusted::SetAside => return retried!(self, self.adjust_once(ask, by, true)),
                 Adjusted::Pending { approval, .. } if approval.is_overdue => {
                     self.expire_approvals().await?;
                 }
@@ -166,6 +166,7 @@ impl Ledger {
                 CarriedOut::Done(adjustment) => Adjusted::Done(adjustment),
                 CarriedOut::Insufficient => return Ok(Adjusted::Insufficient(found)),
                 CarriedOut::Short(short) => return Ok(Adjusted::Short(short)),
+                CarriedOut::SetAside => return Ok(Adjusted::SetAside),
             },
         };
         tx.commit().await?;
@@ -205,6 +206,8 @@ pub(super) enum CarriedOut {
     Done(Adjustment),
     Insufficient,
     Short(CallBack),
+    /// The item's sale is not locked, or there is none that gives units.
+    SetAside,
 }
 
 /// Adjusts the balance that is locked and was found like this; of the item's sale, which is locked too where it may
@@ -220,8 +223,11 @@ pub(super) async fn carry_out(
 ) -> Result<CarriedOut, LedgerError> {
     let missing = ask.missing(&found);
     if missing > 0 {
-        let Some(mut kept) = sale.filter(|_| missing <= found.escrowed) else {
+        if missing > found.escrowed {
             return Ok(CarriedOut::Insufficient);
+        }
+        let Some(mut kept) = sale else {
+            return Ok(CarriedOut::SetAside);
         };
         kept.sale.allocation -= missing;
         if lower(tx, &kept.sale, kept.recalled, missing, by).await?.is_some() {

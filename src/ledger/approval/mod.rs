@@ -116,6 +116,8 @@ pub enum Decided {
     Insufficient(Approval, Balance),
     /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
     Short(Approval, CallBack),
+    /// A sale has set units aside that it needs and gives none at this moment, for it is being stopped: again, soon.
+    SetAside,
 }
 
 impl Ledger {
@@ -152,11 +154,7 @@ impl Ledger {
         self.expire_approvals().await?;
         match retried!(self, self.approve_once(id, person, note, false))? {
             // The sale is locked before the balance, so it starts over.
-            Decided::Insufficient(approval, found)
-                if approval.undoes.is_none() && approval.ask().missing(&found) <= found.escrowed =>
-            {
-                retried!(self, self.approve_once(id, person, note, true))
-            }
+            Decided::SetAside => retried!(self, self.approve_once(id, person, note, true)),
             decided => Ok(decided),
         }
     }
@@ -209,6 +207,7 @@ impl Ledger {
                 CarriedOut::Done(adjustment) => adjustment,
                 CarriedOut::Insufficient => return Ok(Decided::Insufficient(approval, found)),
                 CarriedOut::Short(short) => return Ok(Decided::Short(approval, short)),
+                CarriedOut::SetAside => return Ok(Decided::SetAside),
             }
         };
         let approval = decide(&mut tx, id, "APPROVED", person, note).await?;

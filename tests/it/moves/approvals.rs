@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{post_as, stock};
+use super::{post_as, stock, while_stopping};
 use crate::support::door::Told;
 use crate::support::gateway::Whole;
 
@@ -260,6 +260,23 @@ async fn an_approval_that_can_not_be_carried_out_goes_on_waiting() {
     whole.receive("hot", 1).await;
     decide(&whole, "bob", &id, "approve").await.expect(200);
     assert_eq!(on_hand(&whole).await, 0);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_approval_waits_for_a_sale_that_is_being_stopped() {
+    let (whole, id) = asked().await;
+    let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 5_000});
+    whole.post("/admin/sales", sale).await.expect(201);
+    whole.act("s", "start").await.expect(200);
+    let early = while_stopping(&whole, decide(&whole, "bob", &id, "approve")).await;
+    assert_eq!(early.problem(), (503, "STOCK_UNAVAILABLE"), "{}", early.body);
+    let done = decide(&whole, "bob", &id, "approve").await.expect(200);
+    assert_eq!(
+        (&done["status"], &done["adjustment"]["after"]["onHand"]),
+        (&json!("APPROVED"), &json!(3_000))
+    );
     whole.settled().await;
     whole.stop().await;
 }

@@ -1,8 +1,10 @@
 //! Corrections of stock that a sale has set aside.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
-use super::{post_as, stock};
+use super::{post_as, stock, while_stopping};
 use crate::support::door::{Buy, Told};
 use crate::support::gateway::Whole;
 
@@ -70,6 +72,30 @@ async fn what_buyers_hold_is_never_written_off() {
     assert_eq!(told.taken(), (201, &json!(100), &json!(0)), "{}", told.body);
     assert_eq!(told.body["after"]["unavailable"], 90);
     let none = whole.reserve(&Buy::of("late")).await;
+    assert_eq!(none.problem(), (409, "INSUFFICIENT_STOCK"));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_correction_waits_for_a_sale_that_is_being_stopped() {
+    let whole = selling().await;
+    let (early, waited) = while_stopping(&whole, async {
+        let since = Instant::now();
+        (correct(&whole, -50, "lost").await, since.elapsed())
+    })
+    .await;
+    assert_eq!(early.problem(), (503, "STOCK_UNAVAILABLE"), "{}", early.body);
+    assert!(waited >= Duration::from_secs(1), "it gave the stop {waited:?}");
+    // The same under the same reference: nothing came of the first.
+    let told = correct(&whole, -50, "lost").await;
+    assert_eq!(
+        (told.replayed, told.taken()),
+        (false, (201, &json!(50), &json!(0))),
+        "{}",
+        told.body
+    );
+    let none = correct(&whole, -41, "damaged").await;
     assert_eq!(none.problem(), (409, "INSUFFICIENT_STOCK"));
     whole.settled().await;
     whole.stop().await;
