@@ -12,6 +12,7 @@ use utoipa_axum::routes;
 use super::Gateway;
 use super::admin_approvals::ApprovalBody;
 use super::author::{Author, answer, insufficient, key_reused};
+use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, OptionalJson};
 use super::numbers::Whole;
@@ -161,7 +162,8 @@ struct UndoBody {
 }
 
 /// Takes back the adjustment of an event, once, by an event of its own that names it; where so large a change takes two
-/// people, once the second agrees. Asking again gives the first answer.
+/// people, once the second agrees. Asking again gives the first answer. What a sale has set aside and nobody holds is
+/// called back where nothing else is left.
 #[utoipa::path(post, path = "/admin/events/{eventId}/undo", tag = "Admin", request_body = UndoBody,
     params(("eventId" = i64, Path)), responses(
         (status = 201, body = AdjustmentBody),
@@ -170,6 +172,7 @@ struct UndoBody {
         (status = 409, description = "`NOT_UNDOABLE`: no adjustment, or an undo; `INSUFFICIENT_STOCK`, with what \
                                       stands in the way"),
         (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`"),
+        (status = 503, description = "`STOCK_UNAVAILABLE`: a sale is giving units up, and not in a moment"),
 ))]
 async fn undo(
     State(gateway): State<Arc<Gateway>>,
@@ -179,36 +182,46 @@ async fn undo(
 ) -> Result<Response, Problem> {
     let key = author.key("undo", &event_id.to_string(), &body)?;
     let note = body.note.map(Text::into_string);
-    let by = author.by();
-    match gateway
-        .ledger
-        .undo(event_id, note.as_deref(), &by, key.as_ref())
-        .await?
-    {
-        Undone::Done(undo) => {
-            tracing::info!(
-                trace = %author.trace, operator = author.operator, undoes = event_id, event = undo.event_id,
-                before = ?undo.before, after = ?undo.after, "an adjustment was undone"
-            );
-            Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), false))
-        }
-        Undone::Replayed(undo) => Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), true)),
-        Undone::Pending { approval, replayed } => {
-            if !replayed {
-                asked(&author, &approval);
+    let mut calls = CallsBack::begin();
+    loop {
+        return match gateway
+            .ledger
+            .undo(event_id, note.as_deref(), &author.by(), key.as_ref())
+            .await?
+        {
+            Undone::Done(undo) => {
+                tracing::info!(
+                    trace = %author.trace, operator = author.operator, undoes = event_id, event = undo.event_id,
+                    before = ?undo.before, after = ?undo.after, "an adjustment was undone"
+                );
+                Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), false))
             }
-            let body = (StatusCode::ACCEPTED, Json(ApprovalBody::pending(*approval)));
-            Ok(answer(body, replayed))
-        }
-        Undone::UnknownEvent => {
-            Err(Problem::new(Code::UnknownEvent, format!("there is no event {event_id}")).with("eventId", event_id))
-        }
-        Undone::NotUndoable => Err(Problem::new(
-            Code::NotUndoable,
-            format!("event {event_id} is no adjustment, or takes one back itself"),
-        )
-        .with("eventId", event_id)),
-        Undone::Insufficient { wanted, found } => Err(insufficient(wanted, &found)),
-        Undone::KeyReused => Err(key_reused()),
+            Undone::Replayed(undo) => Ok(answer((StatusCode::CREATED, Json(AdjustmentBody::from(undo))), true)),
+            Undone::Pending { approval, replayed } => {
+                if !replayed {
+                    asked(&author, &approval);
+                }
+                let body = (StatusCode::ACCEPTED, Json(ApprovalBody::pending(*approval)));
+                Ok(answer(body, replayed))
+            }
+            Undone::Short { wanted, short } => {
+                calls.call_back(&gateway, &short, wanted).await?;
+                continue;
+            }
+            Undone::SetAside(_) => {
+                calls.wait_for_stop().await?;
+                continue;
+            }
+            Undone::UnknownEvent => {
+                Err(Problem::new(Code::UnknownEvent, format!("there is no event {event_id}")).with("eventId", event_id))
+            }
+            Undone::NotUndoable => Err(Problem::new(
+                Code::NotUndoable,
+                format!("event {event_id} is no adjustment, or takes one back itself"),
+            )
+            .with("eventId", event_id)),
+            Undone::Insufficient { wanted, found } => Err(insufficient(wanted, &found)),
+            Undone::KeyReused => Err(key_reused()),
+        };
     }
 }

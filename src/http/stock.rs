@@ -97,7 +97,7 @@ impl From<Adjustment> for AdjustmentBody {
     (status = 404, description = "`UNKNOWN_SKU`, `UNKNOWN_LOCATION`"),
     (status = 409, description = "`INSUFFICIENT_STOCK`, with what stands in the way"),
     (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`"),
-    (status = 503, description = "`STOCK_UNAVAILABLE`: a sale is giving units up, which takes longer than a moment"),
+    (status = 503, description = "`STOCK_UNAVAILABLE`: a sale is giving units up, and not in a moment"),
 ))]
 async fn adjust(
     State(gateway): State<Arc<Gateway>>,

@@ -82,7 +82,7 @@ pub enum Adjusted {
     },
 }
 
-/// Units that an adjustment needs back from a sale.
+/// Units that an adjustment, or an undo, needs back from a sale.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallBack {
     /// Whose.
@@ -163,10 +163,10 @@ impl Ledger {
                 }
             }
             None => match carry_out(&mut tx, id, ask, found, sale, by, None).await? {
-                CarriedOut::Done(adjustment) => Adjusted::Done(adjustment),
-                CarriedOut::Insufficient => return Ok(Adjusted::Insufficient(found)),
-                CarriedOut::Short(short) => return Ok(Adjusted::Short(short)),
-                CarriedOut::SetAside => return Ok(Adjusted::SetAside),
+                Ok(adjustment) => Adjusted::Done(adjustment),
+                Err(Refused::Insufficient) => return Ok(Adjusted::Insufficient(found)),
+                Err(Refused::Short(short)) => return Ok(Adjusted::Short(short)),
+                Err(Refused::SetAside) => return Ok(Adjusted::SetAside),
             },
         };
         tx.commit().await?;
@@ -201,10 +201,11 @@ async fn first_answer(tx: &mut Connection, id: Uuid) -> Result<Adjusted, LedgerE
     }
 }
 
-/// What came of carrying an adjustment out.
-pub(super) enum CarriedOut {
-    Done(Adjustment),
+/// Why an adjustment, or an undo, is not carried out.
+pub(super) enum Refused {
+    /// Too few units are there, those of sales included.
     Insufficient,
+    /// They lie in the sale's lanes.
     Short(CallBack),
     /// The item's sale is not locked, or there is none that gives units.
     SetAside,
@@ -220,24 +221,9 @@ pub(super) async fn carry_out(
     sale: Option<Locked>,
     by: &By,
     metadata: Option<serde_json::Value>,
-) -> Result<CarriedOut, LedgerError> {
-    let missing = ask.missing(&found);
-    if missing > 0 {
-        if missing > found.escrowed {
-            return Ok(CarriedOut::Insufficient);
-        }
-        let Some(mut kept) = sale else {
-            return Ok(CarriedOut::SetAside);
-        };
-        kept.sale.allocation -= missing;
-        if lower(tx, &kept.sale, kept.recalled, missing, by).await?.is_some() {
-            return Ok(CarriedOut::Short(CallBack {
-                sale: kept.sale.id,
-                allocation: kept.sale.allocation,
-                found,
-            }));
-        }
-        set_allocation(tx, &kept.sale).await?;
+) -> Result<Result<Adjustment, Refused>, LedgerError> {
+    if let Some(refused) = take_from_sale(tx, ask.missing(&found), found, sale, by).await? {
+        return Ok(Err(refused));
     }
     let reference = ask.reference.clone().unwrap_or_else(|| id.to_string());
     let posted = post(tx, &[ask.movement(&reference, by, metadata)]).await?[0];
@@ -249,7 +235,37 @@ pub(super) async fn carry_out(
         after: posted.after,
     };
     insert(tx, ask, &adjustment, by).await?;
-    Ok(CarriedOut::Done(adjustment))
+    Ok(Ok(adjustment))
+}
+
+/// Has the item's sale, which is locked where it may give units, give those that are missing from the balance that was
+/// found like this. Answers with what keeps it from that.
+pub(super) async fn take_from_sale(
+    tx: &mut Connection,
+    missing: i64,
+    found: Balance,
+    sale: Option<Locked>,
+    by: &By,
+) -> Result<Option<Refused>, LedgerError> {
+    if missing <= 0 {
+        return Ok(None);
+    }
+    if missing > found.escrowed {
+        return Ok(Some(Refused::Insufficient));
+    }
+    let Some(mut kept) = sale else {
+        return Ok(Some(Refused::SetAside));
+    };
+    kept.sale.allocation -= missing;
+    if lower(tx, &kept.sale, kept.recalled, missing, by).await?.is_some() {
+        return Ok(Some(Refused::Short(CallBack {
+            sale: kept.sale.id,
+            allocation: kept.sale.allocation,
+            found,
+        })));
+    }
+    set_allocation(tx, &kept.sale).await?;
+    Ok(None)
 }
 
 async fn insert(tx: &mut Connection, ask: &Adjust, adjustment: &Adjustment, by: &By) -> Result<(), LedgerError> {

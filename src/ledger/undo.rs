@@ -1,14 +1,15 @@
 //! Undo: an adjustment that takes a wrong one back, by an event of its own that names the other.
 //!
 //! Nothing is taken out of the ledger. An adjustment is undone once, and asking again gives the first answer. An undo
-//! takes no units that a reservation, damage or a sale has been promised meanwhile, and is not undone itself: adjust.
+//! takes no units that are reserved or damaged by now; those that a sale has set aside it takes as an adjustment does.
+//! It is not undone itself: adjust.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::adjust::{Adjust, Adjustment, AdjustmentRow, Reason};
+use super::adjust::{Adjust, Adjustment, AdjustmentRow, CallBack, Reason, Refused, take_from_sale};
 use super::approval::{Approval, Asked, waiting_undo};
 use super::balance::lock_balance;
 use super::connection::Connection;
@@ -16,6 +17,7 @@ use super::image::DeltaRow;
 use super::once::{By, Claim, Key, claim};
 use super::post::{Deltas, EventType, Movement, apply, post};
 use super::retry::retried;
+use super::sale::{Locked, lock_sale_of};
 use super::sale_row::read_item;
 use super::{Ledger, LedgerError};
 use crate::domain::balance::{Balance, Image};
@@ -42,6 +44,16 @@ pub enum Undone {
         /// What is there.
         found: Balance,
     },
+    /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
+    Short {
+        /// Units that it would take.
+        wanted: i64,
+        /// What must come back.
+        short: CallBack,
+    },
+    /// A sale of the item has set units aside that it needs and gives none at this moment, for it is being stopped:
+    /// again, soon.
+    SetAside(Item),
     /// A second person has to agree.
     Pending {
         /// What waits.
@@ -73,7 +85,8 @@ struct Wrong {
 }
 
 impl Ledger {
-    /// Takes back the adjustment of this event, once; or leaves it to a second person, where the policy wants one.
+    /// Takes back the adjustment of this event, once; or leaves it to a second person, where the policy wants one. What
+    /// a sale has set aside is taken from the sale, where nothing else is left.
     ///
     /// # Errors
     /// The ledger could not find out.
@@ -84,8 +97,11 @@ impl Ledger {
         by: &By,
         key: Option<&Key>,
     ) -> Result<Undone, LedgerError> {
+        let mut on_sale = None;
         loop {
-            match retried!(self, self.undo_once(event_id, note, by, key))? {
+            match retried!(self, self.undo_once(event_id, note, by, key, on_sale.as_ref()))? {
+                // The sale is locked before the adjustment, so it starts over.
+                Undone::SetAside(item) if on_sale.is_none() => on_sale = Some(item),
                 Undone::Pending { approval, .. } if approval.is_overdue => {
                     self.expire_approvals().await?;
                 }
@@ -100,6 +116,7 @@ impl Ledger {
         note: Option<&str>,
         by: &By,
         key: Option<&Key>,
+        on_sale: Option<&Item>,
     ) -> Result<Undone, LedgerError> {
         let mut tx = self.begin().await?;
         // The event itself says what was answered before, so the key need only belong to no other request.
@@ -108,7 +125,11 @@ impl Ledger {
         {
             return Ok(Undone::KeyReused);
         }
-        let answer = self.undo_or_ask(&mut tx, event_id, note, by).await?;
+        let sale = match on_sale {
+            Some(item) => lock_sale_of(&mut tx, item).await?,
+            None => None,
+        };
+        let answer = self.undo_or_ask(&mut tx, event_id, sale, note, by).await?;
         // What is refused keeps no key.
         if matches!(answer, Undone::Done(_) | Undone::Replayed(_) | Undone::Pending { .. }) {
             tx.commit().await?;
@@ -120,6 +141,7 @@ impl Ledger {
         &self,
         tx: &mut Connection,
         event_id: i64,
+        sale: Option<Locked>,
         note: Option<&str>,
         by: &By,
     ) -> Result<Undone, LedgerError> {
@@ -153,16 +175,18 @@ impl Ledger {
                     replayed: false,
                 }
             }
-            None => Undone::Done(reversal.carry_out(tx, id, note, by, json!({})).await?),
+            None => reversal.carry_out(tx, id, sale, note, by, json!({})).await?,
         })
     }
 }
 
-/// Takes back the adjustment of this event, to which a second person has agreed as `metadata` says.
+/// Takes back the adjustment of this event, to which a second person has agreed as `metadata` says. The item's sale is
+/// locked where it may give units.
 pub(super) async fn take_back(
     tx: &mut Connection,
     id: Uuid,
     event_id: i64,
+    sale: Option<Locked>,
     note: Option<&str>,
     by: &By,
     metadata: Value,
@@ -173,7 +197,7 @@ pub(super) async fn take_back(
     };
     match reversal.stands_in_the_way() {
         Some(answer) => Ok(answer),
-        None => Ok(Undone::Done(reversal.carry_out(tx, id, note, by, metadata).await?)),
+        None => reversal.carry_out(tx, id, sale, note, by, metadata).await,
     }
 }
 
@@ -205,12 +229,24 @@ async fn look(tx: &mut Connection, event_id: i64) -> Result<Result<Reversal, Und
 }
 
 impl Reversal {
-    /// The answer where units that it would take are promised by now, or gone.
+    /// The answer where units that it would take are promised by now, and by no sale that could give them, or gone.
     fn stands_in_the_way(&self) -> Option<Undone> {
-        (!fits(&self.found, &self.deltas)).then(|| Undone::Insufficient {
+        let after = self.foresee();
+        let is_there = after.unavailable >= 0 && after.damaged >= 0 && after.returned >= 0;
+        (!is_there || self.missing() > self.found.escrowed).then(|| self.insufficient())
+    }
+
+    fn insufficient(&self) -> Undone {
+        Undone::Insufficient {
             wanted: self.wrong.delta.abs(),
             found: self.found,
-        })
+        }
+    }
+
+    /// Units that it takes beyond those that are free of promises; below 0 where some of those are left.
+    fn missing(&self) -> i64 {
+        let after = self.foresee();
+        after.reserved + after.unavailable + after.escrowed - after.on_hand
     }
 
     /// The balance after it.
@@ -232,15 +268,26 @@ impl Reversal {
         }
     }
 
-    /// `metadata` is an object, to which this adds.
+    /// Done, or why not; the item's sale is locked where it may give units. `metadata`, an object, gets what an undo
+    /// tells.
     async fn carry_out(
         &self,
         tx: &mut Connection,
         id: Uuid,
+        sale: Option<Locked>,
         note: Option<&str>,
         by: &By,
         mut metadata: Value,
-    ) -> Result<Adjustment, LedgerError> {
+    ) -> Result<Undone, LedgerError> {
+        match take_from_sale(tx, self.missing(), self.found, sale, by).await? {
+            None => {}
+            Some(Refused::Insufficient) => return Ok(self.insufficient()),
+            Some(Refused::SetAside) => return Ok(Undone::SetAside(self.item.clone())),
+            Some(Refused::Short(short)) => {
+                let wanted = self.wrong.delta.abs();
+                return Ok(Undone::Short { wanted, short });
+            }
+        }
         let event_id = self.event_id;
         metadata["undoes"] = json!(event_id);
         if let Some(note) = note {
@@ -268,7 +315,7 @@ impl Reversal {
             after: posted.after,
         };
         insert(tx, &undo, &self.wrong, event_id, note, by).await?;
-        Ok(undo)
+        Ok(Undone::Done(undo))
     }
 }
 
@@ -359,14 +406,4 @@ fn reversed(delta: &Image) -> Deltas {
         damaged: -delta.damaged,
         returned: -delta.returned,
     }
-}
-
-/// Whether every promise is still covered, and nothing is below 0.
-fn fits(found: &Balance, deltas: &Deltas) -> bool {
-    let unavailable = found.unavailable + deltas.unavailable;
-    let promised = found.reserved + deltas.reserved + unavailable + found.escrowed + deltas.escrowed;
-    unavailable >= 0
-        && found.on_hand + deltas.on_hand >= promised
-        && found.damaged + deltas.damaged >= 0
-        && found.returned + deltas.returned >= 0
 }

@@ -2,8 +2,8 @@
 //!
 //! What was asked stands here with the balance before and after, until a second person approves or rejects it or its
 //! time is over. Approving carries the adjustment out, once, in the transaction that marks it; so it is judged by the
-//! balance of that moment, and its event names both people. Who asked can't approve. What is rejected or expires gives its key back: it may be asked anew.
-//! An undo is an adjustment like any other.
+//! balance of that moment, and its event names both people. Who asked can't approve. What is rejected or expires gives
+//! its key back: it may be asked anew. An undo is an adjustment like any other.
 
 mod row;
 
@@ -14,7 +14,7 @@ use uuid::Uuid;
 pub use self::row::Approval;
 use self::row::{ApprovalRow, columns, decide, give_keys_back, lock_approval};
 pub(super) use self::row::{read_approval, waiting_undo};
-use super::adjust::{Adjust, Adjustment, CallBack, CarriedOut, carry_out, read_adjustment};
+use super::adjust::{Adjust, Adjustment, CallBack, Refused, carry_out, read_adjustment};
 use super::balance::lock_balance;
 use super::once::By;
 use super::retry::retried;
@@ -191,23 +191,25 @@ impl Ledger {
             trace: approval.trace.map(TraceId::from_uuid),
         };
         let agreed = agreed(id, person, note);
+        let sale = match from_sale {
+            true => lock_sale_of(&mut tx, &ask.item).await?,
+            false => None,
+        };
         let adjustment = if let Some(event_id) = approval.undoes {
-            match take_back(&mut tx, id, event_id, approval.note.as_deref(), &by, agreed).await? {
+            match take_back(&mut tx, id, event_id, sale, approval.note.as_deref(), &by, agreed).await? {
                 Undone::Done(adjustment) => adjustment,
                 Undone::Insufficient { found, .. } => return Ok(Decided::Insufficient(approval, found)),
+                Undone::Short { short, .. } => return Ok(Decided::Short(approval, short)),
+                Undone::SetAside(_) => return Ok(Decided::SetAside),
                 other => return Err(LedgerError::Broken(format!("undo {id} waited, and comes to {other:?}"))),
             }
         } else {
-            let sale = match from_sale {
-                true => lock_sale_of(&mut tx, &ask.item).await?,
-                false => None,
-            };
             let found = lock_balance(&mut tx, &ask.item).await?;
             match carry_out(&mut tx, id, &ask, found, sale, &by, Some(agreed)).await? {
-                CarriedOut::Done(adjustment) => adjustment,
-                CarriedOut::Insufficient => return Ok(Decided::Insufficient(approval, found)),
-                CarriedOut::Short(short) => return Ok(Decided::Short(approval, short)),
-                CarriedOut::SetAside => return Ok(Decided::SetAside),
+                Ok(adjustment) => adjustment,
+                Err(Refused::Insufficient) => return Ok(Decided::Insufficient(approval, found)),
+                Err(Refused::Short(short)) => return Ok(Decided::Short(approval, short)),
+                Err(Refused::SetAside) => return Ok(Decided::SetAside),
             }
         };
         let approval = decide(&mut tx, id, "APPROVED", person, note).await?;

@@ -241,6 +241,16 @@ impl Stock {
         self.unpromised() - self.is.safety_stock
     }
 
+    /// Its sale gives up what is missing, where something is.
+    pub(super) fn give_up(&mut self, missing: i64) {
+        if missing > 0 {
+            self.is.escrowed -= missing;
+            if let Some(sale) = &mut self.sale {
+                sale.allocation -= missing;
+            }
+        }
+    }
+
     pub(super) fn state(&self) -> Option<State> {
         self.sale.as_ref().map(|sale| sale.state)
     }

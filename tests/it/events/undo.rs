@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::pages::page;
+use crate::support::door::Buy;
 use crate::support::gateway::Whole;
 
 async fn adjust(whole: &Whole, delta: i64, reason: &str) -> Value {
@@ -100,20 +101,21 @@ async fn an_undo_takes_nothing_that_is_promised() {
     let whole = Whole::empty().await;
     whole.receive("hot", 10).await;
     let wrong = adjust(&whole, 5, "stock_received").await;
-    let sale = json!({"saleId": "s1", "skuId": "hot", "locationId": "wh1", "allocation": 12});
+    whole.reserve(&Buy::of("o1").units(11)).await.expect(201);
+    // What the sale has would not be enough.
+    let sale = json!({"saleId": "s1", "skuId": "hot", "locationId": "wh1", "allocation": 1});
     whole.post("/admin/sales", sale).await.expect(201);
     let told = whole.post(&undo_path(&wrong["eventId"]), json!({})).await;
     assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
     assert_eq!(
-        (&told.body["available"], &told.body["escrowed"]),
-        (&json!(3), &json!(12))
+        (&told.body["available"], &told.body["reserved"], &told.body["escrowed"]),
+        (&json!(3), &json!(11), &json!(1))
     );
-    let events = page(&whole, "skuId=hot", 3).await;
-    let escrow = &events["events"][2]["eventId"];
-    assert_eq!(
-        whole.post(&undo_path(escrow), json!({})).await.problem(),
-        (409, "NOT_UNDOABLE")
-    );
+    let events = page(&whole, "skuId=hot", 4).await;
+    for other in [2, 3] {
+        let path = undo_path(&events["events"][other]["eventId"]);
+        assert_eq!(whole.post(&path, json!({})).await.problem(), (409, "NOT_UNDOABLE"));
+    }
     let none = json!(9_999_999);
     assert_eq!(
         whole.post(&undo_path(&none), json!({})).await.problem(),

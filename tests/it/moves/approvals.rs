@@ -4,7 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::{post_as, stock, while_stopping};
-use crate::support::door::Told;
+use crate::support::door::{Buy, Told};
 use crate::support::gateway::Whole;
 
 const ADJUSTMENTS: &str = "/api/inventory/adjustments";
@@ -282,6 +282,27 @@ async fn an_approval_waits_for_a_sale_that_is_being_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_approved_undo_calls_units_back_from_a_live_sale() {
+    let whole = Whole::empty().await;
+    whole.receive("hot", 1).await;
+    let received = post_as(&whole, "ann", ADJUSTMENTS, change(5_000, "stock_received", "s1"))
+        .await
+        .expect(201);
+    let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 5_001});
+    whole.post("/admin/sales", sale).await.expect(201);
+    whole.act("s", "start").await.expect(200);
+    let path = format!("/admin/events/{}/undo", received["eventId"]);
+    let waits = post_as(&whole, "ann", &path, json!({})).await.expect(202);
+    let id = waits["approvalId"].as_str().expect("an id");
+    let done = decide(&whole, "bob", id, "approve").await.expect(200);
+    let after = &done["adjustment"]["after"];
+    assert_eq!((&after["onHand"], &after["escrowed"]), (&json!(1), &json!(1)));
+    assert_eq!(whole.sale("s").await["allocation"], 1);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_undo_of_a_large_change_takes_two_like_the_change_itself() {
     let whole = Whole::empty().await;
     whole.receive("hot", 1).await;
@@ -322,8 +343,7 @@ async fn an_undo_of_a_large_change_takes_two_like_the_change_itself() {
     assert_ne!(anew["approvalId"], waits["approvalId"]);
     let id = anew["approvalId"].as_str().expect("an id");
     // Some of it is promised by now: it goes on waiting.
-    let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 2});
-    whole.post("/admin/sales", sale).await.expect(201);
+    let held = whole.reserve(&Buy::of("o1").units(2)).await.id();
     let told = decide(&whole, "bob", id, "approve").await;
     assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
     let again = post_as(&whole, "ann", &path, note.clone()).await;
@@ -331,8 +351,7 @@ async fn an_undo_of_a_large_change_takes_two_like_the_change_itself() {
         (again.replayed, &again.expect(202)["approvalId"]),
         (true, &anew["approvalId"])
     );
-    whole.act("s", "stop").await.expect(200);
-    whole.until_drained().await;
+    whole.release(&held).await.expect(200);
     let many = (0..4).map(|_| decide(&whole, "bob", id, "approve"));
     for told in futures::future::join_all(many).await {
         let done = told.expect(200);

@@ -102,6 +102,56 @@ async fn a_correction_waits_for_a_sale_that_is_being_stopped() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_undo_calls_units_back_from_a_live_sale() {
+    let whole = Whole::empty().await;
+    whole.receive("hot", 30).await;
+    let mut paths = Vec::new();
+    for (reference, delta) in [("s1", 40), ("s2", 30)] {
+        let body = json!({"skuId": "hot", "locationId": "wh1", "delta": delta, "reason": "stock_received",
+                          "referenceId": reference});
+        let wrong = whole.post("/api/inventory/adjustments", body).await.expect(201);
+        paths.push(format!("/admin/events/{}/undo", wrong["eventId"]));
+    }
+    let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 100, "buckets": 2});
+    whole.post("/admin/sales", sale).await.expect(201);
+    whole.act("s", "start").await.expect(200);
+    for n in 0..4 {
+        let buy = Buy::of(&format!("o{n}")).units(10).prefer("wait=30");
+        whole.reserve(&buy).await.expect(201);
+    }
+    let told = post_as(&whole, "ann", &paths[0], json!({})).await;
+    assert_eq!(told.taken(), (201, &json!(60), &json!(20)), "{}", told.body);
+    let sale = whole.sale("s").await;
+    assert_eq!((&sale["allocation"], &sale["state"]), (&json!(60), &json!("live")));
+    let again = post_as(&whole, "ann", &paths[0], json!({})).await;
+    assert_eq!((again.replayed, again.body), (true, told.body));
+    // What buyers hold is never undone.
+    let none = post_as(&whole, "ann", &paths[1], json!({})).await;
+    assert_eq!(none.problem(), (409, "INSUFFICIENT_STOCK"));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_undo_waits_for_a_sale_that_is_being_stopped() {
+    let whole = Whole::empty().await;
+    whole.receive("hot", 30).await;
+    let body = json!({"skuId": "hot", "locationId": "wh1", "delta": 40, "reason": "stock_received",
+                      "referenceId": "s1"});
+    let wrong = whole.post("/api/inventory/adjustments", body).await.expect(201);
+    let path = format!("/admin/events/{}/undo", wrong["eventId"]);
+    let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 70});
+    whole.post("/admin/sales", sale).await.expect(201);
+    whole.act("s", "start").await.expect(200);
+    let early = while_stopping(&whole, post_as(&whole, "ann", &path, json!({}))).await;
+    assert_eq!(early.problem(), (503, "STOCK_UNAVAILABLE"), "{}", early.body);
+    let told = post_as(&whole, "ann", &path, json!({})).await;
+    assert_eq!(told.taken(), (201, &json!(30), &json!(0)), "{}", told.body);
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_sale_has_not_granted_yet_leaves_it_at_once() {
     let whole = Whole::open().await;
     let sale = json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": 80});
