@@ -20,9 +20,9 @@ pub(crate) const ACCEPTED: Option<&str> = Some("respond-async");
 pub(crate) struct Stage<'a> {
     pub(crate) ours: &'a Ours,
     pub(crate) seconds: u32,
-    /// Whether reservations may be shed: where others use the machine, callers can be more than it bears, and what is
-    /// shed is no answer then.
-    pub(crate) may_shed: bool,
+    /// Which share of the answers may be shed: where others use the machine, callers can be more than it bears for a
+    /// moment. What is shed is no answer.
+    pub(crate) shed_max: f64,
     pub(crate) round: &'a mut Round,
     pub(crate) checks: &'a mut Checks,
 }
@@ -224,8 +224,9 @@ impl Stage<'_> {
     }
 
     fn check_granted(&mut self, what: &str, outcome: &Outcome) {
-        self.checks.hold(self.may_shed || outcome.refused == 0.0, || {
-            format!("{what}: {} were refused", outcome.refused)
+        let asked = outcome.answers + outcome.refused;
+        self.checks.hold(outcome.refused <= asked * self.shed_max, || {
+            format!("{what}: {} of {asked} were refused", outcome.refused)
         });
     }
 

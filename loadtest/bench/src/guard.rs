@@ -110,7 +110,7 @@ async fn measure(
         let mut stage = Stage {
             ours: &ours,
             seconds,
-            may_shed: true,
+            shed_max: 1.0,
             round: &mut measured,
             checks: &mut results.checks,
         };

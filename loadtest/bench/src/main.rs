@@ -48,7 +48,7 @@ use crate::machine::{Machine, busy_share, commit};
 use crate::ours::Ours;
 use crate::results::Results;
 use crate::rival::Servers;
-use crate::settings::Settings;
+use crate::settings::{SHED_MAX, Settings};
 
 /// What ends a run.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -157,7 +157,7 @@ async fn bench(
         let mut stage = Stage {
             ours: &ours,
             seconds,
-            may_shed: false,
+            shed_max: SHED_MAX,
             round: &mut round,
             checks,
         };
@@ -183,7 +183,7 @@ async fn sweep(flashgate: &Path, seconds: u32, results: &mut Results) -> Result<
     let mut stage = Stage {
         ours: &ours,
         seconds,
-        may_shed: false,
+        shed_max: SHED_MAX,
         round: &mut round,
         checks: &mut results.checks,
     };

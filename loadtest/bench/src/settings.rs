@@ -68,6 +68,8 @@ impl Settings {
 pub(crate) const CONNECTIONS: u32 = 256;
 /// Callers who wait for durable answers.
 pub(crate) const CALLERS: [u32; 2] = [64, 512];
+/// Share of a closed loop's answers that may be shed.
+pub(crate) const SHED_MAX: f64 = 0.05;
 /// Connections of an open loop.
 pub(crate) const OPEN_CONNECTIONS: usize = 1_024;
 /// Connections of a burst: fewer than the gateway takes, more than it can serve at a time.

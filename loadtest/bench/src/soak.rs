@@ -12,7 +12,7 @@ use crate::figures::{Checks, Round, Spread};
 use crate::gateway::{ACCEPTED, DURABLE, Stage, count};
 use crate::load::{self, Gate, Pace, as_f64, report};
 use crate::ours::{Ours, Sale, UNITS};
-use crate::settings::{CALLERS, CONNECTIONS, OPEN_CONNECTIONS};
+use crate::settings::{CALLERS, CONNECTIONS, OPEN_CONNECTIONS, SHED_MAX};
 use crate::tag;
 use crate::wrk::{Kind, run};
 use crate::{Failure, say};
@@ -100,7 +100,7 @@ impl<'a> Soak<'a> {
         Stage {
             ours: self.ours,
             seconds: RATE_SECONDS,
-            may_shed: false,
+            shed_max: SHED_MAX,
             round: self.round,
             checks: self.checks,
         }
