@@ -195,7 +195,7 @@ async fn list_approvals(
         (status = 200, description = "It is done, now or before", body = ApprovalBody),
         (status = 403, description = "`SAME_PERSON`: who asked can't approve"),
         (status = 404, description = "`UNKNOWN_APPROVAL`"),
-        (status = 409, description = "`INSUFFICIENT_STOCK`, and it goes on waiting; `APPROVAL_CLOSED` (+`status`)"),
+        (status = 409, description = "`INSUFFICIENT_STOCK`, and it goes on waiting; `APPROVAL_CLOSED` (+`approvalStatus`)"),
 ))]
 async fn approve(
     State(gateway): State<Arc<Gateway>>,
@@ -242,7 +242,7 @@ async fn approve(
     params(("id" = String, Path)), responses(
         (status = 200, description = "It is rejected, now or before", body = ApprovalBody),
         (status = 404, description = "`UNKNOWN_APPROVAL`"),
-        (status = 409, description = "`APPROVAL_CLOSED` (+`status`)"),
+        (status = 409, description = "`APPROVAL_CLOSED` (+`approvalStatus`)"),
 ))]
 async fn reject_approval(
     State(gateway): State<Arc<Gateway>>,
@@ -293,6 +293,6 @@ fn closed(approval: &Approval) -> Problem {
         Code::ApprovalClosed,
         format!("it is {} already", approval.status.to_ascii_lowercase()),
     )
-    .with("status", approval.status.as_str())
+    .with("approvalStatus", approval.status.as_str())
     .with("approvalId", approval.id.to_string())
 }

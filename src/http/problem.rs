@@ -20,6 +20,9 @@ use crate::ledger::LedgerError;
 /// `Retry-After` where nobody knows better.
 const RETRY_AFTER_DEFAULT: Duration = Duration::from_secs(1);
 
+/// The fields of every problem.
+const STANDARD: [&str; 7] = ["type", "title", "status", "detail", "code", "retryable", "traceId"];
+
 /// An error answer.
 #[derive(Clone, Debug)]
 pub struct Problem {
@@ -91,9 +94,10 @@ impl Problem {
         Problem::new(Code::Internal, "the cause is in the log, under this trace id").because(cause)
     }
 
-    /// Adds a field beside the standard ones.
+    /// Adds a field beside the standard ones, which keep their names for themselves.
     #[must_use]
     pub fn with(mut self, field: &'static str, value: impl Into<Value>) -> Self {
+        debug_assert!(!STANDARD.contains(&field), "{field} would stand there twice");
         let Extra(fields) = &mut self.extra;
         fields.retain(|(name, _)| *name != field);
         fields.push((field, value.into()));

@@ -132,7 +132,7 @@ impl Return {
     params(("reservationId" = String, Path)), request_body = Return, responses(
         (status = 201, description = "They are back", body = ReturnedBody),
         (status = 404, description = "`UNKNOWN_RESERVATION`"),
-        (status = 409, description = "`RETURN_EXCEEDS_COMMITTED` (+`returnable`, `lines`), `NOT_COMMITTED` (+`status`)"),
+        (status = 409, description = "`RETURN_EXCEEDS_COMMITTED` (+`returnable`, `lines`), `NOT_COMMITTED` (+`reservationStatus`)"),
         (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`: the `returnId` names another return"),
 ))]
 async fn give_back(
@@ -204,7 +204,7 @@ async fn try_give_back(gateway: &Gateway, ask: &ReturnAsk, by: &By) -> Result<(R
 fn not_committed(id: ReservationId, status: Status) -> Problem {
     Problem::new(Code::NotCommitted, "only what was sold can come back")
         .with("reservationId", id.to_string())
-        .with("status", status.as_str())
+        .with("reservationStatus", status.as_str())
 }
 
 fn exceeds(returnable: i64, lines: &[Excess]) -> Problem {

@@ -165,7 +165,7 @@ async fn what_is_rejected_changes_nothing_and_may_be_asked_anew() {
     }
     let told = decide(&whole, "bob", &id, "approve").await;
     assert_eq!(
-        (told.problem(), &told.body["status"]),
+        (told.problem(), &told.body["approvalStatus"]),
         ((409, "APPROVAL_CLOSED"), &json!("REJECTED"))
     );
     assert_eq!(on_hand(&whole).await, 5_000);
@@ -188,7 +188,7 @@ async fn what_nobody_decides_expires() {
     assert_eq!((anew.status, anew.replayed), (202, false), "{}", anew.body);
     let told = decide(&whole, "bob", &id, "approve").await;
     assert_eq!(
-        (told.problem(), &told.body["status"]),
+        (told.problem(), &told.body["approvalStatus"]),
         ((409, "APPROVAL_CLOSED"), &json!("EXPIRED"))
     );
     let next = anew.body["approvalId"].as_str().expect("an id").to_owned();

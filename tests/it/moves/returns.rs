@@ -105,7 +105,7 @@ async fn a_return_that_contradicts_its_id_changes_nothing() {
     let second = whole.reserve(&Buy::of("o2").prefer("wait=30")).await.id();
     let reserved = give_back(&whole, &second, json!({"returnId": "r2", "condition": "sellable"})).await;
     assert_eq!(
-        (reserved.problem(), &reserved.body["status"]),
+        (reserved.problem(), &reserved.body["reservationStatus"]),
         ((409, "NOT_COMMITTED"), &json!("RESERVED"))
     );
     whole.commit(&second).await.expect(200);
