@@ -1,77 +1,34 @@
-//! Undo: an adjustment that takes a wrong one back, by an event of its own that names the other.
-//!
-//! Nothing is taken out of the ledger. An adjustment is undone once, and asking again gives the first answer. An undo
-//! takes no units that are reserved or damaged by now; those that a sale has set aside it takes as an adjustment does.
-//! It is not undone itself: adjust.
+//! What an undo does to the balance, what stands in its way, and its rows.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::adjust::{Adjust, Adjustment, AdjustmentRow, CallBack, Reason, Refused, take_from_sale};
-use super::approval::{Approval, Asked, waiting_undo};
-use super::balance::lock_balance;
-use super::connection::Connection;
-use super::image::DeltaRow;
-use super::once::{By, Claim, Key, claim};
-use super::post::{Deltas, EventType, Movement, apply, post};
-use super::retry::retried;
-use super::sale::{Locked, lock_sale_of};
-use super::sale_row::read_item;
-use super::{Ledger, LedgerError};
+use super::Undone;
 use crate::domain::balance::{Balance, Image};
 use crate::domain::id::Item;
+use crate::ledger::LedgerError;
+use crate::ledger::adjust::{Adjust, Adjustment, AdjustmentRow, Reason, Refused, take_from_sale};
+use crate::ledger::balance::lock_balance;
+use crate::ledger::connection::Connection;
+use crate::ledger::image::DeltaRow;
+use crate::ledger::once::By;
+use crate::ledger::post::{Deltas, EventType, Movement, apply, post};
+use crate::ledger::sale::Locked;
+use crate::ledger::sale_row::read_item;
 
 /// An event lies at most this far from its adjustment's row: a transaction takes seconds.
 const NEAR: TimeDelta = TimeDelta::hours(1);
 
-/// What came of an undo.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Undone {
-    /// Done now.
-    Done(Adjustment),
-    /// Done before; this was the answer.
-    Replayed(Adjustment),
-    /// No such event.
-    UnknownEvent,
-    /// It is no adjustment, or an undo.
-    NotUndoable,
-    /// Units that it brought are promised by now, or gone.
-    Insufficient {
-        /// Units that it would take.
-        wanted: i64,
-        /// What is there.
-        found: Balance,
-    },
-    /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
-    Short {
-        /// Units that it would take.
-        wanted: i64,
-        /// What must come back.
-        short: CallBack,
-    },
-    /// A sale of the item has set units aside that it needs and gives none at this moment, for it is being stopped:
-    /// again, soon.
-    SetAside(Item),
-    /// A second person has to agree.
-    Pending {
-        /// What waits.
-        approval: Box<Approval>,
-        /// It was asked before.
-        replayed: bool,
-    },
-    /// The key belongs to another request.
-    KeyReused,
-}
-
 /// An undo that may be.
-struct Reversal {
+pub(super) struct Reversal {
     event_id: i64,
     item: Item,
     wrong: Wrong,
     deltas: Deltas,
-    found: Balance,
+    /// The balance before it.
+    pub(super) found: Balance,
 }
 
 #[derive(sqlx::FromRow)]
@@ -84,125 +41,8 @@ struct Wrong {
     is_undo: bool,
 }
 
-impl Ledger {
-    /// Takes back the adjustment of this event, once; or leaves it to a second person, where the policy wants one. What
-    /// a sale has set aside is taken from the sale, where nothing else is left.
-    ///
-    /// # Errors
-    /// The ledger could not find out.
-    pub async fn undo(
-        &self,
-        event_id: i64,
-        note: Option<&str>,
-        by: &By,
-        key: Option<&Key>,
-    ) -> Result<Undone, LedgerError> {
-        let mut on_sale = None;
-        loop {
-            match retried!(self, self.undo_once(event_id, note, by, key, on_sale.as_ref()))? {
-                // The sale is locked before the adjustment, so it starts over.
-                Undone::SetAside(item) if on_sale.is_none() => on_sale = Some(item),
-                Undone::Pending { approval, .. } if approval.is_overdue => {
-                    self.expire_approvals().await?;
-                }
-                undone => return Ok(undone),
-            }
-        }
-    }
-
-    async fn undo_once(
-        &self,
-        event_id: i64,
-        note: Option<&str>,
-        by: &By,
-        key: Option<&Key>,
-        on_sale: Option<&Item>,
-    ) -> Result<Undone, LedgerError> {
-        let mut tx = self.begin().await?;
-        // The event itself says what was answered before, so the key need only belong to no other request.
-        if let Some(key) = key
-            && claim(&mut tx, key, false, Uuid::new_v4()).await? == Claim::Reused
-        {
-            return Ok(Undone::KeyReused);
-        }
-        let sale = match on_sale {
-            Some(item) => lock_sale_of(&mut tx, item).await?,
-            None => None,
-        };
-        let answer = self.undo_or_ask(&mut tx, event_id, sale, note, by).await?;
-        // What is refused keeps no key.
-        if matches!(answer, Undone::Done(_) | Undone::Replayed(_) | Undone::Pending { .. }) {
-            tx.commit().await?;
-        }
-        Ok(answer)
-    }
-
-    async fn undo_or_ask(
-        &self,
-        tx: &mut Connection,
-        event_id: i64,
-        sale: Option<Locked>,
-        note: Option<&str>,
-        by: &By,
-    ) -> Result<Undone, LedgerError> {
-        let reversal = match look(tx, event_id).await? {
-            Ok(reversal) => reversal,
-            Err(answer) => return Ok(answer),
-        };
-        // Asked before: that is the answer, also where its units have gone meanwhile.
-        if let Some(approval) = waiting_undo(tx, event_id).await? {
-            return Ok(Undone::Pending {
-                approval: Box::new(approval),
-                replayed: true,
-            });
-        }
-        if let Some(answer) = reversal.stands_in_the_way() {
-            return Ok(answer);
-        }
-        let id = Uuid::new_v4();
-        let after = reversal.foresee();
-        Ok(match self.approval.wants(-reversal.wrong.delta, &after) {
-            Some(why) => {
-                let asked = Asked {
-                    ask: &reversal.ask(note),
-                    undoes: Some(event_id),
-                    why,
-                    before: &reversal.found,
-                    after: &after,
-                };
-                Undone::Pending {
-                    approval: Box::new(self.insert_approval(tx, id, asked, by).await?),
-                    replayed: false,
-                }
-            }
-            None => reversal.carry_out(tx, id, sale, note, by, json!({})).await?,
-        })
-    }
-}
-
-/// Takes back the adjustment of this event, to which a second person has agreed as `metadata` says. The item's sale is
-/// locked where it may give units.
-pub(super) async fn take_back(
-    tx: &mut Connection,
-    id: Uuid,
-    event_id: i64,
-    sale: Option<Locked>,
-    note: Option<&str>,
-    by: &By,
-    metadata: Value,
-) -> Result<Undone, LedgerError> {
-    let reversal = match look(tx, event_id).await? {
-        Ok(reversal) => reversal,
-        Err(answer) => return Ok(answer),
-    };
-    match reversal.stands_in_the_way() {
-        Some(answer) => Ok(answer),
-        None => reversal.carry_out(tx, id, sale, note, by, metadata).await,
-    }
-}
-
 /// What an undo of this event would do, with its balance locked; or why there is none.
-async fn look(tx: &mut Connection, event_id: i64) -> Result<Result<Reversal, Undone>, LedgerError> {
+pub(super) async fn look(tx: &mut Connection, event_id: i64) -> Result<Result<Reversal, Undone>, LedgerError> {
     let Some(wrong) = lock_adjustment(tx, event_id).await? else {
         return Ok(Err(if event_is_known(tx, event_id).await? {
             Undone::NotUndoable
@@ -230,15 +70,20 @@ async fn look(tx: &mut Connection, event_id: i64) -> Result<Result<Reversal, Und
 
 impl Reversal {
     /// The answer where units that it would take are promised by now, and by no sale that could give them, or gone.
-    fn stands_in_the_way(&self) -> Option<Undone> {
+    pub(super) fn stands_in_the_way(&self) -> Option<Undone> {
         let after = self.foresee();
         let is_there = after.unavailable >= 0 && after.damaged >= 0 && after.returned >= 0;
         (!is_there || self.missing() > self.found.escrowed).then(|| self.insufficient())
     }
 
+    /// Units that it moves.
+    pub(super) fn delta(&self) -> i64 {
+        -self.wrong.delta
+    }
+
     fn insufficient(&self) -> Undone {
         Undone::Insufficient {
-            wanted: self.wrong.delta.abs(),
+            wanted: self.delta().abs(),
             found: self.found,
         }
     }
@@ -250,17 +95,17 @@ impl Reversal {
     }
 
     /// The balance after it.
-    fn foresee(&self) -> Balance {
+    pub(super) fn foresee(&self) -> Balance {
         let mut after = self.found;
         apply(&mut after, &self.deltas);
         after
     }
 
     /// As a second person is shown it.
-    fn ask(&self, note: Option<&str>) -> Adjust {
+    pub(super) fn ask(&self, note: Option<&str>) -> Adjust {
         Adjust {
             item: self.item.clone(),
-            delta: -self.wrong.delta,
+            delta: self.delta(),
             reason: Reason::ManualCorrection,
             reference: Some(self.wrong.reference_id.clone()),
             note: note.map(str::to_owned),
@@ -270,7 +115,7 @@ impl Reversal {
 
     /// Done, or why not; the item's sale is locked where it may give units. `metadata`, an object, gets what an undo
     /// tells.
-    async fn carry_out(
+    pub(super) async fn carry_out(
         &self,
         tx: &mut Connection,
         id: Uuid,
@@ -284,7 +129,7 @@ impl Reversal {
             Some(Refused::Insufficient) => return Ok(self.insufficient()),
             Some(Refused::SetAside) => return Ok(Undone::SetAside(self.item.clone())),
             Some(Refused::Short(short)) => {
-                let wanted = self.wrong.delta.abs();
+                let wanted = self.delta().abs();
                 return Ok(Undone::Short { wanted, short });
             }
         }
@@ -296,7 +141,7 @@ impl Reversal {
         let movement = Movement {
             item: self.item.clone(),
             event: EventType::Adjusted,
-            quantity_delta: -self.wrong.delta,
+            quantity_delta: self.delta(),
             deltas: self.deltas,
             reason: Some(Reason::ManualCorrection.as_str().to_owned()),
             reference_id: Some(self.wrong.reference_id.clone()),
