@@ -149,11 +149,16 @@ impl Ledger {
 
     /// Makes `gateway` the owner of at most `want_max` lanes that have none, or whose owner is silent, and returns
     /// those it got. A gateway claims no more than its share of the lanes, all living gateways counted, unless a lane
-    /// has been free for `FORSAKEN_MS`. `gateway` must have said that it lives.
+    /// has been free for `FORSAKEN_MS`; and none of those that are `away` from it. `gateway` must have said that it lives.
     ///
     /// # Errors
     /// Postgres can't be asked; `Retry` where two claimed at once.
-    pub async fn claim_lanes(&self, gateway: Uuid, want_max: usize) -> Result<Vec<LaneNo>, LedgerError> {
+    pub async fn claim_lanes(
+        &self,
+        gateway: Uuid,
+        want_max: usize,
+        away: &[LaneNo],
+    ) -> Result<Vec<LaneNo>, LedgerError> {
         let lanes: Vec<i16> = sqlx::query_scalar(
             "-- lane.claim: the owner is compared again in the update, which sees what a claim at the same moment did
              WITH alive AS (
@@ -166,7 +171,7 @@ impl Ledger {
                  SELECT l.lane, l.owner, row_number() OVER (ORDER BY l.lane) AS place,
                      greatest(l.owner_at, g.beat_at + $3 * interval '1 ms') AS since
                  FROM lane l LEFT JOIN gateway g ON g.gateway_id = l.owner
-                 WHERE l.owner IS NULL OR l.owner NOT IN (SELECT gateway_id FROM alive)
+                 WHERE (l.owner IS NULL OR l.owner NOT IN (SELECT gateway_id FROM alive)) AND l.lane <> ALL($5)
              ), wanted AS (
                  SELECT free.lane, free.owner FROM free, share
                  WHERE place <= share.lanes OR since < clock_timestamp() - $4 * interval '1 ms'
@@ -180,11 +185,34 @@ impl Ledger {
         .bind(i64::try_from(want_max).unwrap_or(i64::MAX))
         .bind(SILENT_MS)
         .bind(FORSAKEN_MS)
+        .bind(numbers(away))
         .fetch_all(&self.pool)
         .await?;
         let mut lanes: Vec<LaneNo> = lanes.into_iter().map(LaneNo::from_i16).collect();
         lanes.sort_unstable();
         Ok(lanes)
+    }
+
+    /// Gives up those of these lanes that `gateway` owns and another says it reaches; returns them.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn leave_lanes(&self, gateway: Uuid, away: &[LaneNo]) -> Result<Vec<LaneNo>, LedgerError> {
+        let lanes: Vec<i16> = sqlx::query_scalar(
+            "-- lane.leave
+             UPDATE lane l SET owner = NULL, owner_at = clock_timestamp()
+             WHERE owner = $1 AND lane = ANY($2) AND EXISTS (
+                 SELECT FROM gateway g
+                 WHERE g.gateway_id <> $1 AND g.beat_at > clock_timestamp() - $3 * interval '1 ms'
+                   AND l.lane = ANY(g.reaches))
+             RETURNING lane",
+        )
+        .bind(gateway)
+        .bind(numbers(away))
+        .bind(SILENT_MS)
+        .fetch_all(&self.pool)
+        .await?;
+        Ok(lanes.into_iter().map(LaneNo::from_i16).collect())
     }
 
     /// Gives up all lanes of `gateway`, which ends.
@@ -202,4 +230,8 @@ impl Ledger {
         .await?;
         Ok(())
     }
+}
+
+fn numbers(lanes: &[LaneNo]) -> Vec<i16> {
+    lanes.iter().map(|lane| lane.to_i16()).collect()
 }

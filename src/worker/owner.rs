@@ -14,11 +14,12 @@ use super::together::Together;
 use super::writer::{Writer, WriterError};
 use super::{Context, repeat};
 use crate::domain::lane::LaneNo;
-use crate::flash::Health;
+use crate::flash::{Flash, Health};
 use crate::ledger::LedgerError;
 
 const CLAIM_EVERY: Duration = Duration::from_millis(500);
-/// Who could use no lane for so long leaves them all to others, who may reach another Redis.
+/// Who could use no lane for so long leaves them all to others, who may reach another Redis; and who could not ask a lane
+/// leaves it to whoever can: nobody else would carry its queue while we live.
 const BLIND_MAX: Duration = Duration::from_secs(3);
 const RETRY_AFTER: Duration = Duration::from_millis(50);
 
@@ -43,7 +44,13 @@ pub(crate) async fn run(context: Context) {
             }
             MayOwn::No => return Ok(false),
         }
-        for lane in context.ledger.claim_lanes(context.gateway, all).await? {
+        let away = away(&context.flash);
+        if !away.is_empty() {
+            for lane in context.ledger.leave_lanes(context.gateway, &away).await? {
+                tracing::warn!(%lane, "a lane is left to others, who reach it");
+            }
+        }
+        for lane in context.ledger.claim_lanes(context.gateway, all, &away).await? {
             tracing::info!(%lane, "serves a lane");
         }
         let rows = context.ledger.lanes().await?;
@@ -65,6 +72,12 @@ pub(crate) async fn run(context: Context) {
         tracing::warn!(%error, "lanes could not be given back; others take them over in seconds");
     }
     together.close().await;
+}
+
+/// The lanes that have not answered for too long.
+fn away(flash: &Flash) -> Vec<LaneNo> {
+    let lanes = flash.lane_numbers();
+    lanes.filter(|lane| flash.away_for(*lane) >= BLIND_MAX).collect()
 }
 
 /// Whether this process sees any lane that it could serve.

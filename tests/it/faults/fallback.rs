@@ -12,7 +12,7 @@ use super::crowd::{Crowd, assert_kept};
 use super::{accepted, durable, redis, sell_out};
 use crate::support::door::{Buy, until};
 use crate::support::gateway::{LANES, Whole, migrate};
-use crate::support::servers::Private;
+use crate::support::servers::{Private, shared};
 use crate::support::wire::wired;
 
 /// A gateway over servers of its own, with a live sale `s` that goes on in the ledger.
@@ -297,7 +297,7 @@ async fn a_gateway_that_alone_has_lost_redis_harms_nobody_and_one_that_is_left_a
             let told = one.reservation(&late.id()).await;
             match told.standing().as_str() {
                 "RESERVED durable" => Some(()),
-                "RESERVED accepted" => None,
+                "RESERVED accepted" | "STOCK_UNAVAILABLE" | "LEDGER_UNAVAILABLE" => None,
                 _ => panic!("round {round}: {}", told.body),
             }
         });
@@ -323,6 +323,36 @@ async fn a_gateway_that_alone_has_lost_redis_harms_nobody_and_one_that_is_left_a
     let heard = crowd.leave().await;
     other.settled().await;
     assert_eq!(assert_kept(&other, &heard).await, 0);
+}
+
+/// It lives, so nobody would take its lanes for forsaken: it leaves them to those who reach them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_gateway_owned_that_alone_has_lost_redis_is_carried_by_another() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let (wire, through) = wired(&redis_url).await;
+    let owner = Whole::over(&through, &database_url).await;
+    let other = Whole::over(&redis_url, &database_url).await;
+    other.sell("s", 100, json!({"buckets": 2})).await;
+    durable(&other, "before").await;
+    let owned = "SELECT count(*) FROM lane GROUP BY owner";
+    let owned: Vec<i64> = sqlx::query_scalar(owned).fetch_all(&other.pool).await.expect("reads");
+    assert_eq!(owned, [i64::from(LANES)], "whoever was alone has all of them");
+    wire.trouble(Trouble::Held);
+    for n in 0..8 {
+        let order = format!("late-{n}");
+        let late = other.insist(&Buy::of(&order).prefer("respond-async")).await;
+        until("somebody who carries it", async || {
+            let told = other.reservation(&late.id()).await;
+            (told.standing() == "RESERVED durable").then_some(())
+        })
+        .await;
+    }
+    wire.trouble(Trouble::Calm);
+    owner.until_open().await;
+    other.settled().await;
+    owner.stop().await;
+    other.stop().await;
 }
 
 /// It owns no lane, so no writer tells it.

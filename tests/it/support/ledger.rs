@@ -100,7 +100,7 @@ impl Desk {
         desk.ledger.beat(desk.owner, "desk").await.expect("beats");
         let lanes = desk
             .ledger
-            .claim_lanes(desk.owner, usize::from(LANES))
+            .claim_lanes(desk.owner, usize::from(LANES), &[])
             .await
             .expect("claims");
         assert_eq!(lanes.len(), usize::from(LANES));
