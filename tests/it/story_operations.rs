@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::door::Door;
-use crate::support::gateway::{LANES, Whole};
+use crate::support::door::{Door, until};
+use crate::support::gateway::{LANES, Whole, migrate};
+use crate::support::servers::shared;
 use crate::support::socket::{RESERVATIONS, line, post, put_on_sale, reserve, send};
+use crate::support::wire::{server_of, wired};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_lists_every_call_of_the_contract() {
@@ -78,6 +80,39 @@ async fn the_document_lists_every_call_of_the_contract() {
             "{call}: {at_admin:?} {at_public:?}"
         );
     }
+    whole.stop().await;
+}
+
+/// Whoever replaces Redis waits until its queues are empty: one that can't be asked is not known to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_lane_that_does_not_answer_nobody_says_that_nothing_waits() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let (wire, through) = wired(&redis_url).await;
+    let whole = Whole::over(&through, &database_url).await;
+    let lanes = async || -> Vec<Value> {
+        let told = whole.admin(Method::GET, "/admin/lanes", None).await.expect(200);
+        told["lanes"].as_array().expect("a list").clone()
+    };
+    for lane in lanes().await {
+        assert_eq!((&lane["queueDepth"], &lane["lagMs"]), (&json!(0), &json!(0)), "{lane}");
+    }
+    wire.lead_nowhere();
+    wire.cut();
+    let away = until("lanes that don't answer", async || {
+        let lanes = lanes().await;
+        lanes.iter().all(|lane| lane["state"] == "unreachable").then_some(lanes)
+    })
+    .await;
+    for lane in away {
+        assert_eq!(
+            (&lane["queueDepth"], &lane["lagMs"]),
+            (&Value::Null, &Value::Null),
+            "{lane}"
+        );
+    }
+    wire.lead_to(server_of(&redis_url));
+    whole.until_open().await;
     whole.stop().await;
 }
 

@@ -330,7 +330,7 @@ async fn a_limit_that_only_the_ledger_sees_is_told_with_its_numbers() {
     };
     assert_eq!(buy("o1").await.status, 201);
     let (namespace, sale_no, lane): (String, i32, i16) =
-        sqlx::query_as("SELECT namespace, sale_no, lanes[1] FROM deployment, sale")
+        sqlx::query_as("SELECT namespace, sale_no, sale.lanes[1] FROM deployment, sale")
             .fetch_one(&whole.pool)
             .await
             .expect("Postgres answers");

@@ -176,7 +176,7 @@ impl Ledger {
              ORDER BY at DESC, received_at DESC LIMIT 1",
         )
         .bind(order)
-        .fetch_optional(&mut *connection)
+        .fetch_optional(&mut connection)
         .await?;
         let Some(newest) = newest else { return Ok(false) };
         let held = held(&mut connection, std::slice::from_ref(&newest)).await?;

@@ -2,7 +2,6 @@
 
 use flashgate::domain::id::OrderId;
 use flashgate::domain::reconciliation::{OrderState, ReportKind};
-use flashgate::domain::time::Millis;
 use flashgate::ledger::once::By;
 use flashgate::ledger::recon::{NewsAnswer, OrderNews};
 use flashgate::worker::books::run_once;
@@ -16,7 +15,7 @@ async fn what_is_due_is_reconciled_once() {
     let news = OrderNews {
         order: OrderId::try_from("o8").expect("an order"),
         state: OrderState::Cancelled,
-        at: Millis(1_700_000_000_000),
+        at: fair.desk.ledger.now().await.expect("a time"),
     };
     let kept = fair.desk.ledger.order_state(&news, &By::default(), None).await;
     assert_eq!(kept.expect("keeps"), NewsAnswer::Kept);
