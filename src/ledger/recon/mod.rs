@@ -10,6 +10,7 @@ mod count;
 mod freeze;
 mod judge;
 mod live;
+mod newest;
 mod order_state;
 mod repair;
 mod report;

@@ -6,6 +6,7 @@
 use uuid::Uuid;
 
 use super::count::{correction, mark, shelves};
+use super::judge::Stands;
 use super::report::{Discrepancy, Report};
 use super::restore::{Looked, Restore};
 use crate::domain::difference::Figure;
@@ -164,8 +165,14 @@ impl Ledger {
 
     /// Asks once more for the ending that the order's state calls for, if its newest still does.
     async fn repair_order(&self, found: &Discrepancy, by: &By) -> Result<Repaired, LedgerError> {
-        if !self.is_still_so(found).await? {
-            return Ok(Repaired::Superseded);
+        match self.stands(found).await? {
+            Stands::Same => {}
+            Stands::Settled => return Ok(Repaired::Superseded),
+            Stands::Otherwise => {
+                return Ok(Repaired::Left(
+                    "the order has another reservation by now: look at it, then close this".to_owned(),
+                ));
+            }
         }
         let ending = match &found.expected {
             Figure::Words(_) if found.found == Figure::from("returned") => {

@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::orders::{push, run};
 use super::{COUNTS, adjust, count, moment, on_hand};
-use crate::story_rescue::{expired, stock};
+use crate::story_rescue::{bought, expired, stock};
 use crate::support::door::{Buy, Door};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
+use crate::support::socket::line;
 
 /// Exit code and output of `flashgate reconcile` with these arguments.
 async fn reconcile(door: &Door, args: &[&str]) -> (i32, String) {
@@ -111,6 +112,41 @@ async fn a_repair_does_what_the_order_asks_for_by_now() {
         ]
     );
     assert_eq!(stock(&whole, "a").await, (4, 0, 1), "one is sold");
+    whole.stop().await;
+}
+
+/// An order that was paid for what had expired, and holds the item again: whether that is paid for, a person knows.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repair_leaves_an_order_that_has_something_else_by_now() {
+    let whole = Whole::empty().await;
+    whole.receive("a", 5).await;
+    expired(&whole, "o1", "a", json!({})).await;
+    for order in ["o1", "o2"] {
+        push(&whole, order, "paid").await;
+    }
+    let report = run(&whole).await;
+    assert_eq!(report["different"], 2, "one has nothing at all: {report}");
+    let anew = [
+        bought(&whole, &line("o1", "a", json!({}))).await.id(),
+        bought(&whole, &line("o2", "a", json!({}))).await.id(),
+    ];
+    let id = report["reportId"].as_str().expect("an id");
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair"]).await;
+    assert_eq!(
+        (
+            code,
+            said.matches("left: the order has another reservation by now").count()
+        ),
+        (1, 2),
+        "{said}"
+    );
+    for id in anew {
+        assert_eq!(whole.reservation(&id).await.body["status"], "RESERVED");
+        whole.commit(&id).await.expect(200);
+    }
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair"]).await;
+    assert_eq!(code, 0, "they have it by now: {said}");
+    assert_eq!(stock(&whole, "a").await, (3, 0, 2));
     whole.stop().await;
 }
 
