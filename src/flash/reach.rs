@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use fred::types::Value;
-use futures::future::join_all;
+use futures::future::{join_all, try_join};
 
 use super::Flash;
 use super::error::FlashError;
@@ -28,8 +28,9 @@ impl Flash {
     /// writes can't sell, so it counts as one that does not answer.
     pub async fn reach(&self) -> Vec<(LaneNo, Result<Waiting, FlashError>)> {
         let ask = async |lane| {
-            self.check_writable(lane).await?;
-            self.waiting(lane).await
+            // Together: a beat waits for the slower of the two, and others take who is late for dead.
+            let ((), waiting) = try_join(self.check_writable(lane), self.waiting(lane)).await?;
+            Ok(waiting)
         };
         let asked = self.lane_numbers().map(async |lane| (lane, ask(lane).await));
         let heard = join_all(asked).await;
