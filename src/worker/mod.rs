@@ -33,6 +33,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::clock::Clock;
+use crate::domain::lane::LaneNo;
 use crate::flash::Flash;
 use crate::health::Health;
 use crate::ledger::{Ledger, Pace};
@@ -137,7 +138,8 @@ async fn own_lanes(context: Context) {
         // With it end the writers that it has started.
         drop(thread);
         // This process beats on, so nobody would take them for forsaken.
-        if let Err(error) = context.ledger.release_lanes(context.gateway).await {
+        let lanes: Vec<LaneNo> = context.flash.lane_numbers().collect();
+        if let Err(error) = context.ledger.leave_lanes(context.gateway, &lanes).await {
             tracing::warn!(%error, "lanes could not be given back: they stay this gateway's");
         }
         tokio::select! {
