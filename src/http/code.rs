@@ -49,7 +49,7 @@ macro_rules! codes {
 codes! {
     /// The request can't be read as what the path takes. Client: fix the field named in `field`. Operator: nothing.
     InvalidRequest = "INVALID_REQUEST", BAD_REQUEST, false, "The request is not valid";
-    /// The sale limits units per user and none was named. Client: send `userId`. Operator: nothing.
+    /// The sale limits what a user may take, or how often one may try, and none was named. Client: send `userId`. Operator: nothing.
     UserRequired = "USER_REQUIRED", BAD_REQUEST, false, "The sale needs to know the user";
     /// No credential, or none we know. Client: authenticate. Operator: check the credential's rights.
     Unauthenticated = "UNAUTHENTICATED", UNAUTHORIZED, false, "A credential is needed";

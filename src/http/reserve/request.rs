@@ -44,7 +44,7 @@ pub(super) struct Reserve {
     /// A cart: all of them or none. Lines on the same item count together.
     #[schema(value_type = Option<Vec<ReserveLine>>, min_items = 1, max_items = 100)]
     lines: Option<Vec<Object<ReserveLine>>>,
-    /// The buyer; without one, the order is its own.
+    /// The buyer; without one, the order is its own. A sale with a limit or a rate per user needs it.
     #[schema(value_type = Option<String>)]
     user_id: Option<UserId>,
     /// Time to pay, at most the sale's `maxHoldSeconds`, without a sale 3600; without it, the sale's `holdSeconds`,
