@@ -253,13 +253,17 @@ async fn what_is_not_durable_yet_is_replayed_after_the_end() {
     let body = line("o1", "a", json!({"userId": "u1", "idemKey": "k1"}));
     let first = reserve(&whole, &hasty, &body).await;
     assert_eq!(told(&first), fresh(202, "RESERVED"));
-    let asked = Instant::now();
-    let again = reserve(&whole, &hasty, &body).await;
-    assert_eq!((told(&again), again.id()), (replay(202, "RESERVED"), first.id()));
-    let waited = asked.elapsed();
+    // One that waited for its entry would take a second each time.
+    let mut quickest = Duration::MAX;
+    for _ in 0..5 {
+        let asked = Instant::now();
+        let again = reserve(&whole, &hasty, &body).await;
+        assert_eq!((told(&again), again.id()), (replay(202, "RESERVED"), first.id()));
+        quickest = quickest.min(asked.elapsed());
+    }
     assert!(
-        waited < Duration::from_secs(1),
-        "a replay waits as `Prefer` says: {waited:?}"
+        quickest < Duration::from_secs(1),
+        "a replay waits as `Prefer` says: {quickest:?}"
     );
     let mut n = 1;
     let refused = until("the end of the sale", async || {
