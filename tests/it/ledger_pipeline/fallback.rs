@@ -191,6 +191,19 @@ async fn nobody_falls_back_while_another_gateway_reaches_the_lane() {
 }
 
 #[tokio::test]
+async fn a_rate_needs_the_user_as_in_a_lane() {
+    let desk = Desk::open().await;
+    let (sale, lane) = selling(&desk, 20, None, 4).await;
+    fall_back(&desk, &[lane.road.lane]).await;
+    desk.run("UPDATE sale SET rate_per_second = 1, rate_burst = 1").await;
+    assert_eq!(
+        take(&desk, &sale, slip(&sale, "o1", 1)).await,
+        FallbackAnswer::Decided(Decision::UserRequired)
+    );
+    reserved(&take(&desk, &sale, of_user(slip(&sale, "o1", 1), "ann")).await);
+}
+
+#[tokio::test]
 async fn keys_orders_limits_and_settings_hold_as_in_a_lane() {
     let desk = Desk::open().await;
     let (sale, mut lane) = selling(&desk, 100, Some(3), 5).await;
