@@ -133,7 +133,7 @@ async fn own_lanes(context: Context) {
             own.ledger.close().await;
         });
         let Err(error) = served.await else { return };
-        tracing::error!(%error, "the owner of lanes broke off; they are given back, and it begins anew");
+        tracing::error!(%error, "the owner of lanes broke off; what others reach is left to them, and it begins anew");
         metrics::counter!(metric::WORKER_FAILURES, "worker" => "owner").increment(1);
         // With it end the writers that it has started.
         drop(thread);

@@ -44,7 +44,7 @@ struct TakenRow {
 /// How something that was found of an order stands when somebody looks again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stands {
-    /// As it was found.
+    /// As it was found, or nothing was told since.
     Same,
     /// The order still lacks something of the kind, and not by that reservation.
     Otherwise,
@@ -150,12 +150,12 @@ impl Ledger {
     /// How what was found of an order stands by now, by its newest state.
     pub(super) async fn stands(&self, found: &Discrepancy) -> Result<Stands, LedgerError> {
         let Some(order) = &found.order else {
-            return Ok(Stands::Otherwise);
+            return Ok(Stands::Same);
         };
         let mut connection = self.pool.acquire().await?;
         let newest = newest_of(&mut connection, order).await?;
         let Some(newest) = newest else {
-            return Ok(Stands::Otherwise);
+            return Ok(Stands::Same);
         };
         let held = held(&mut connection, std::slice::from_ref(&newest)).await?;
         connection.keep();
