@@ -243,7 +243,7 @@ pub(crate) const BENCH: [Row; 27] = [
 ];
 
 /// The table of `make soak`.
-pub(crate) const SOAK: [Row; 10] = [
+pub(crate) const SOAK: [Row; 11] = [
     Row {
         what: "rate over 10,000 sales, 1,000,000 SKUs, past reservations ÷ one SKU, none",
         target: higher(0.8, 0.95),
@@ -279,6 +279,12 @@ pub(crate) const SOAK: [Row; 10] = [
         target: lower(5.0, 0.0),
         unit: "%",
         of: |round| round.get("endurance.memory_growth_percent"),
+    },
+    Row {
+        what: "… differences found between Redis and the ledger, one comparison a minute",
+        target: None,
+        unit: "",
+        of: |round| round.get("endurance.differences"),
     },
     Row {
         what: "1,000,000 reservations due at once: slowdown of others",

@@ -1,6 +1,7 @@
 //! What shows only after a while or at size: `make soak`. One gateway over one pair of servers goes through all of it,
 //! so that each part begins with what the ones before have left.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
 
@@ -40,6 +41,8 @@ const STEP_UP: f64 = 1.15;
 const STEP: Duration = Duration::from_secs(35);
 const LATE_SECONDS: f64 = 1.0;
 const GRANTED: f64 = 0.995;
+/// Comparisons of Redis with the ledger in a minute, at least; one is wanted.
+const COMPARED_LEAST: f64 = 0.8;
 /// Between two looks at memory, and how many make a mean.
 const MEMORY_LOOK: Duration = Duration::from_secs(5);
 const MEMORY_MEAN: usize = 12;
@@ -143,11 +146,13 @@ impl<'a> Soak<'a> {
             self.stage()
                 .plan(&sale.name, &tag::next(), OPEN_CONNECTIONS, ACCEPTED, pace),
         );
-        let mut memory = Vec::new();
+        let (mut memory, mut comparisons) = (Vec::new(), BTreeSet::new());
         while !load.is_finished() {
             memory.push(self.memory().await?);
+            comparisons.insert(self.compared_at().await?);
             sleep(MEMORY_LOOK.min(length / 20)).await;
         }
+        self.alarms(comparisons.len(), length).await?;
         let report = report(load).await?;
         self.ours.drained(&sale).await?;
         let accepted = self.ours.progress(&sale).await?.accepted;
@@ -177,6 +182,37 @@ impl<'a> Soak<'a> {
         self.round.put("endurance.p95_ms", report.from_due.percentile_ms(95));
         self.round.put("endurance.p99_ms", report.from_due.percentile_ms(99));
         Ok(())
+    }
+
+    /// Nothing was wrong, so nothing may have been found: what compares Redis with the ledger all the time, what looks at
+    /// every entry of the queue, and what freezes a sale were silent.
+    async fn alarms(&mut self, comparisons: usize, length: Duration) -> Result<(), Failure> {
+        let (differences, others): (i64, i64) = sqlx::query_as(
+            "-- bench.alarms
+            SELECT (SELECT count(*) FROM reconciliation_discrepancy),
+                (SELECT count(*) FROM alarm) + (SELECT count(*) FROM quarantine)
+                    + (SELECT count(*) FROM sale WHERE frozen_at IS NOT NULL)",
+        )
+        .fetch_one(&self.ours.database)
+        .await?;
+        self.checks.hold(differences == 0 && others == 0, || {
+            format!("false alarms: {differences} differences, {others} alarms, cases of quarantine, frozen sales")
+        });
+        let minutes = length.as_secs_f64() / 60.0;
+        self.checks
+            .hold(as_f64(comparisons as u64) > minutes * COMPARED_LEAST, || {
+                format!("{comparisons} comparisons in {minutes} minutes")
+            });
+        self.round.put("endurance.differences", count(differences));
+        self.round.put("endurance.comparisons", as_f64(comparisons as u64));
+        Ok(())
+    }
+
+    /// When Redis was last compared with the ledger, in microseconds.
+    async fn compared_at(&self) -> Result<i64, Failure> {
+        let at = "-- bench.compared_at
+            SELECT coalesce((extract(epoch FROM nullif(begun_at, '-infinity')) * 1e6)::int8, 0) FROM live_comparison";
+        Ok(sqlx::query_scalar(at).fetch_one(&self.ours.database).await?)
     }
 
     /// The highest rate that is borne while all of it expires and comes back as fast, found from below. Whoever lets in
