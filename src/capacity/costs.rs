@@ -52,19 +52,19 @@ pub struct Costs {
 impl Costs {
     /// As `flashgate capacity` has them where it is given none.
     pub const MEASURED: Costs = Costs {
-        gateway_us: 21.6,
-        redis_us: 6.5,
-        postgres_us: 20.5,
-        ending_gateway_us: 25.0,
-        ending_postgres_us: 34.0,
-        sold_out_us: 16.5,
-        read_us: 9.2,
-        redis_bytes: 146.0,
-        reservation_bytes: 398.0,
+        gateway_us: 36.5,
+        redis_us: 10.7,
+        postgres_us: 34.5,
+        ending_gateway_us: 43.8,
+        ending_postgres_us: 49.0,
+        sold_out_us: 31.3,
+        read_us: 15.2,
+        redis_bytes: 136.0,
+        reservation_bytes: 400.0,
         event_bytes: 409.0,
-        key_bytes: 125.0,
-        wal_bytes: 1_472.0,
-        ending_wal_bytes: 1_475.0,
+        key_bytes: 126.0,
+        wal_bytes: 1_470.0,
+        ending_wal_bytes: 1_372.0,
     };
 
     /// The medians of a run of the benchmark.
