@@ -8,9 +8,9 @@
 //!                        └──────── numbered grants ◄─────┘
 //! ```
 //!
-//! Imports point one way: `http, worker → flash, ledger → domain`. `flash` alone knows the Redis client, `ledger` alone
-//! the Postgres client, `http` alone the web framework; `flash` and `ledger` never see each other. `app` builds everything,
-//! and `drill`, beside it, breaks it and judges. `tests/tidy.rs` holds us to it.
+//! Imports point one way: `http → recall`; `http, recall, worker → flash, ledger → domain`. `flash` alone knows the
+//! Redis client, `ledger` alone the Postgres client, `http` alone the web framework; `flash` and `ledger` never see each
+//! other. `app` builds everything, and `drill`, beside it, breaks it and judges. `tests/tidy.rs` holds us to it.
 
 pub mod app;
 pub mod capacity;
@@ -24,6 +24,7 @@ pub mod health;
 pub mod http;
 pub mod ledger;
 pub mod metric;
+pub mod recall;
 pub mod telemetry;
 pub mod thread;
 pub mod worker;

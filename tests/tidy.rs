@@ -19,7 +19,9 @@ fn may_import(module: &str) -> Option<Vec<&'static str>> {
     let own: &[&str] = match module {
         "domain" => return Some(Vec::new()),
         "flash" | "ledger" => &["domain"],
-        "http" | "worker" => &["domain", "flash", "ledger"],
+        "recall" => &["domain", "flash", "ledger"],
+        "http" => &["domain", "flash", "ledger", "recall"],
+        "worker" => &["domain", "flash", "ledger"],
         "capacity" | "dev" => &[],
         "drill" => &["config", "dev", "domain", "flash", "ledger", "worker"],
         leaf if LEAVES.contains(&leaf) => &["domain"],

@@ -1,6 +1,7 @@
 //! `reconcile --report`: look at what a reconciliation of the ledger found, then repair or close what waits in it.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -13,10 +14,13 @@ use crate::flash::Flash;
 use crate::ledger::once::By;
 use crate::ledger::recon::{Discrepancy, Repaired, Report};
 use crate::ledger::{Ledger, LedgerError};
+use crate::recall::{Recall, Recalled};
 use crate::worker::reconcile::reconcile;
 
 /// Most reports that are named.
 const NAMED_MAX: i64 = 20;
+/// Longest wait for units that a repair takes from a sale.
+const RECALL_MAX: Duration = Duration::from_secs(10);
 /// What waits for a person.
 const WAITS: &str = "manual_review";
 
@@ -73,7 +77,7 @@ pub(super) async fn run(
             ledger.close_discrepancy(found.id, note, &by).await?;
             done.push(format!("{}: closed", place(found)));
         } else if command.repair {
-            let repaired = ledger.repair(&report, found, &by).await?;
+            let repaired = repair(ledger, flash, &report, found, &by).await?;
             if let Repaired::Corrected { tickets, .. } = &repaired {
                 tickets.iter().for_each(|ticket| flash.nudge_grants(ticket.lane));
             }
@@ -82,6 +86,33 @@ pub(super) async fn run(
         }
     }
     again(ledger, id, done).await
+}
+
+/// Repairs, once what it takes from a sale has come back.
+async fn repair(
+    ledger: &Ledger,
+    flash: &Flash,
+    report: &Report,
+    found: &Discrepancy,
+    by: &By,
+) -> Result<Repaired, LedgerError> {
+    let mut recall = Recall::within(RECALL_MAX);
+    loop {
+        let short = match ledger.repair(report, found, by).await? {
+            Repaired::Short(short) => short,
+            repaired => return Ok(repaired),
+        };
+        match recall.take_back(ledger, flash, &short.sale, short.allocation).await? {
+            Recalled::Back => {}
+            Recalled::Held(held) => {
+                return Ok(Repaired::Left(format!(
+                    "sale {} could not give the units; its buyers hold {held}",
+                    short.sale
+                )));
+            }
+            Recalled::Late => return Ok(Repaired::Short(short)),
+        }
+    }
 }
 
 /// The report as it is after what was done.
@@ -98,6 +129,7 @@ fn say(repaired: &Repaired) -> String {
         } => format!("corrected by event {event_id}"),
         Repaired::Corrected { event_id: None, .. } => "corrected".to_owned(),
         Repaired::Superseded => "a newer count is in the balance, or the order has become something else".to_owned(),
+        Repaired::Short(short) => format!("left: sale {} gave no units in time: again, soon", short.sale),
         Repaired::Left(why) => format!("left: {why}"),
     }
 }

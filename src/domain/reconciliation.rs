@@ -56,7 +56,7 @@ impl ReportKind {
 pub enum Review {
     /// It is larger than may be corrected without a person.
     OverThreshold,
-    /// The units that are missing are promised: reserved, unavailable or set aside for a sale.
+    /// The units that are missing are promised: reserved, unavailable or set aside for a sale that keeps them.
     Promised,
     /// The events do not lead to what they say themselves: one is missing, or was altered.
     EventsIncomplete,
@@ -134,16 +134,16 @@ pub enum CountVerdict {
     Review(Review),
 }
 
-/// Judges a line: `expected` units were on hand when `counted` were found, `unpromised` may go now, and up to `units_max`
-/// are corrected without a person.
+/// Judges a line: `expected` units were on hand when `counted` were found, `there` may go now, those that a sale would
+/// have to give included, and up to `units_max` are corrected without a person.
 #[must_use]
-pub fn judge_count(expected: i64, counted: i64, unpromised: i64, units_max: i64) -> CountVerdict {
+pub fn judge_count(expected: i64, counted: i64, there: i64, units_max: i64) -> CountVerdict {
     let delta = counted.saturating_sub(expected);
     if delta == 0 {
         CountVerdict::Agrees
     } else if delta.saturating_abs() > units_max {
         CountVerdict::Review(Review::OverThreshold)
-    } else if delta.saturating_neg() > unpromised {
+    } else if delta.saturating_neg() > there {
         CountVerdict::Review(Review::Promised)
     } else {
         CountVerdict::Correct(delta)
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_small_difference_of_free_units_is_corrected() {
-        let judge = |counted, unpromised| judge_count(100, counted, unpromised, 10);
+        let judge = |counted, there| judge_count(100, counted, there, 10);
         assert_eq!(judge(100, 0), CountVerdict::Agrees);
         assert_eq!(judge(110, 0), CountVerdict::Correct(10));
         assert_eq!(judge(90, 10), CountVerdict::Correct(-10));

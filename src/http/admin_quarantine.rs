@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Gateway;
-use super::admin_sales::{IN_FORCE_MAX, late, taken_back};
+use super::admin_sales::{IN_FORCE_MAX, late};
 use super::author::{Author, answer};
 use super::code::Code;
 use super::json::{Json, OptionalJson};
@@ -19,6 +19,7 @@ use super::problem::Problem;
 use crate::domain::reservation::Status;
 use crate::domain::text::Text;
 use crate::ledger::quarantine::{Quarantined, Rejection, Replay};
+use crate::recall::taken_back;
 
 /// Cases a page, at most and by default.
 const PAGE_MAX: i64 = 200;
@@ -156,7 +157,8 @@ async fn replay(
         .await?
     {
         Replay::Asked { ticket, reservation } => {
-            if !taken_back(&gateway, &[ticket], Instant::now() + IN_FORCE_MAX).await? {
+            let deadline = Instant::now() + IN_FORCE_MAX;
+            if !taken_back(&gateway.ledger, &gateway.flash, &[ticket], deadline).await? {
                 return Err(late(
                     &gateway,
                     "the units are asked for; the case shows what comes of it",

@@ -1,6 +1,6 @@
 //! What others know of the stock: counts of shelves, sellers' feeds, and what became of orders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -13,6 +13,7 @@ use utoipa_axum::routes;
 use super::Gateway;
 use super::admin_reconciliation::tell;
 use super::author::{Author, answer, key_reused, unknown_location, unknown_sku};
+use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, Object};
 use super::numbers::Whole;
@@ -84,12 +85,15 @@ struct OrderStateBody {
     at: Millis,
 }
 
-/// Compares a count with what was on hand when it was made, and corrects small differences.
+/// Compares a count with what was on hand when it was made, and corrects small differences. Units that are missing and
+/// that a sale has set aside are called back from it, and its allocation shrinks by them; where buyers hold them, or the
+/// sale is frozen, a person must look.
 #[utoipa::path(post, path = "/api/inventory/counts", tag = "Stock", request_body = CountBody, responses(
     (status = 201, description = "The report", body = Report),
     (status = 404, description = "`UNKNOWN_SKU`, `UNKNOWN_LOCATION`"),
     (status = 409, description = "`STALE_COUNT`: as new a count of a SKU is in its balance"),
     (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`: the id belongs to another count"),
+    (status = 503, description = "`STOCK_UNAVAILABLE`: a sale is giving units up, and not in a moment"),
 ))]
 async fn count(
     State(gateway): State<Arc<Gateway>>,
@@ -109,21 +113,34 @@ async fn count(
         key: author.key_hash("count"),
     };
     let created = |report: Report| (StatusCode::CREATED, Json(report));
-    match gateway.ledger.count(&count, &author.by()).await? {
-        Counted::Done(report) => {
-            tell(&report);
-            Ok(answer(created(report), false))
-        }
-        Counted::Replayed(report) => Ok(answer(created(report), true)),
-        Counted::KeyReused => Err(key_reused()),
-        Counted::UnknownSku(sku) => Err(unknown_sku(sku.as_str())),
-        Counted::UnknownLocation => Err(unknown_location(count.location.as_str())),
-        Counted::Stale { sku, counted_at } => Err(Problem::new(
-            Code::StaleCount,
-            format!("{sku} was counted at {counted_at}, and that is in its balance"),
-        )
-        .with("skuId", sku.as_str())
-        .with("countedAt", counted_at.to_string())),
+    let mut calls = CallsBack::begin();
+    let mut keep = BTreeSet::new();
+    loop {
+        return match gateway.ledger.count(&count, &author.by(), &keep).await? {
+            Counted::Short(short) => {
+                // What buyers hold a person settles.
+                keep.extend(calls.call_back_all(&gateway, &short).await?);
+                continue;
+            }
+            Counted::SetAside(_) => {
+                calls.wait_for_stop().await?;
+                continue;
+            }
+            Counted::Done(report) => {
+                tell(&report);
+                Ok(answer(created(report), false))
+            }
+            Counted::Replayed(report) => Ok(answer(created(report), true)),
+            Counted::KeyReused => Err(key_reused()),
+            Counted::UnknownSku(sku) => Err(unknown_sku(sku.as_str())),
+            Counted::UnknownLocation => Err(unknown_location(count.location.as_str())),
+            Counted::Stale { sku, counted_at } => Err(Problem::new(
+                Code::StaleCount,
+                format!("{sku} was counted at {counted_at}, and that is in its balance"),
+            )
+            .with("skuId", sku.as_str())
+            .with("countedAt", counted_at.to_string())),
+        };
     }
 }
 

@@ -82,7 +82,7 @@ pub enum Adjusted {
     },
 }
 
-/// Units that an adjustment, or an undo, needs back from a sale.
+/// Units that a correction needs back from a sale.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallBack {
     /// Whose.
@@ -201,7 +201,7 @@ async fn first_answer(tx: &mut Connection, id: Uuid) -> Result<Adjusted, LedgerE
     }
 }
 
-/// Why an adjustment, or an undo, is not carried out.
+/// Why a correction is not carried out.
 pub(super) enum Refused {
     /// Too few units are there, those of sales included.
     Insufficient,

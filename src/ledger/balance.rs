@@ -13,7 +13,7 @@ use crate::domain::balance::Balance;
 use crate::domain::id::{Item, LocationId, Sku};
 
 /// The columns of a [`Balance`].
-#[derive(sqlx::FromRow)]
+#[derive(Clone, Copy, Debug, sqlx::FromRow)]
 pub(super) struct BalanceRow {
     on_hand: i64,
     reserved: i64,

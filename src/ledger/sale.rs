@@ -3,6 +3,8 @@
 //! A sale's units are set aside in the transaction that makes it: they lie in `recalled`, which counts what belongs to
 //! the sale and is in no lane, until the start grants them. What happens to it afterwards stands in `sale_life`.
 
+use std::collections::BTreeSet;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ use super::sale_life::{enter, in_motion};
 use super::sale_row::{SaleRow, sale_columns};
 use super::{GrantTicket, Ledger, LedgerError};
 use crate::domain::balance::Balance;
-use crate::domain::id::{Item, SaleId};
+use crate::domain::id::{Item, LocationId, SaleId, Sku};
 use crate::domain::lane::LaneNo;
 use crate::domain::sale::{RedisDown, Sale, SaleState, UserRate};
 use crate::domain::time::Millis;
@@ -239,6 +241,25 @@ pub(super) async fn lock_sale_of(tx: &mut Connection, item: &Item) -> Result<Opt
     .fetch_optional(tx)
     .await?;
     row.map(LockedRow::read).transpose()
+}
+
+/// The sales of these SKUs at a location that have not ended, locked like [`lock_sale`] in the order of their numbers.
+pub(super) async fn lock_sales_of(
+    tx: &mut Connection,
+    location: &LocationId,
+    skus: &BTreeSet<Sku>,
+) -> Result<Vec<Locked>, LedgerError> {
+    let rows: Vec<LockedRow> = sqlx::query_as(concat!(
+        "-- sale.lock_of_items\nSELECT ",
+        locked_columns!(),
+        " FROM sale s WHERE sku_id = ANY($1) AND location_id = $2 AND NOT drained AND state <> 'ended'
+          ORDER BY sale_no FOR NO KEY UPDATE"
+    ))
+    .bind(skus.iter().map(Sku::as_str).collect::<Vec<_>>())
+    .bind(location.as_str())
+    .fetch_all(tx)
+    .await?;
+    rows.into_iter().map(LockedRow::read).collect()
 }
 
 /// Units that enter (or, negative, leave) what is set aside for a sale.

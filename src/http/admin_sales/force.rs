@@ -3,7 +3,6 @@
 //! The ledger has decided; lanes learn of it by grants. Whoever asked learns no sooner than the lanes, and where they
 //! can't be reached in time, that the change stands and takes effect later: repeating the call waits again.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -14,6 +13,7 @@ use crate::http::code::Code;
 use crate::http::problem::Problem;
 use crate::ledger::sale::Acted;
 use crate::ledger::{GrantTicket, LedgerError};
+use crate::recall::nudge;
 
 /// Longest wait for lanes to take a change; a lane whose owner died has another by then.
 pub(in crate::http) const IN_FORCE_MAX: Duration = Duration::from_secs(5);
@@ -43,7 +43,7 @@ pub(super) async fn in_force(gateway: &Gateway, acted: &Acted) -> Result<(), Pro
 pub(super) async fn delivered(gateway: &Gateway, grants: &[GrantTicket], deadline: Instant) -> Result<bool, Problem> {
     let mut left = grants.to_vec();
     while !left.is_empty() {
-        nudge(gateway, &left);
+        nudge(&gateway.flash, &left);
         let within = LOOK_EVERY.min(deadline.saturating_duration_since(Instant::now()));
         let waits = left
             .iter()
@@ -59,25 +59,6 @@ pub(super) async fn delivered(gateway: &Gateway, grants: &[GrantTicket], deadlin
         }
     }
     Ok(true)
-}
-
-/// Waits until these take-backs are durable; false where the deadline came first.
-pub(in crate::http) async fn taken_back(
-    gateway: &Gateway,
-    grants: &[GrantTicket],
-    deadline: Instant,
-) -> Result<bool, Problem> {
-    let ids: Vec<i64> = grants.iter().map(|ticket| ticket.grant_id).collect();
-    loop {
-        nudge(gateway, grants);
-        if gateway.ledger.grants_left(&ids).await?.is_empty() {
-            return Ok(true);
-        }
-        if Instant::now() >= deadline {
-            return Ok(false);
-        }
-        tokio::time::sleep(DRAIN_EVERY).await;
-    }
 }
 
 async fn drained(gateway: &Gateway, sale: &Sale) -> Result<(), Problem> {
@@ -102,13 +83,6 @@ async fn drained(gateway: &Gateway, sale: &Sale) -> Result<(), Problem> {
         gateway.flash.nudge_grants(*lane);
     }
     Ok(())
-}
-
-fn nudge(gateway: &Gateway, grants: &[GrantTicket]) {
-    let lanes: BTreeSet<_> = grants.iter().map(|ticket| ticket.lane).collect();
-    for lane in lanes {
-        gateway.flash.nudge_grants(lane);
-    }
 }
 
 /// 503, by who keeps us waiting.

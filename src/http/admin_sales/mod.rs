@@ -10,14 +10,13 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Serialize;
-use tokio::time::Instant;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 use self::ask::{ActBody, CreateBody, PatchBody, ends_too_early, hold_too_long};
 use self::body::{SaleBody, show};
-pub(super) use self::force::{IN_FORCE_MAX, late, taken_back};
+pub(super) use self::force::{IN_FORCE_MAX, late};
 
 use self::force::in_force;
 use super::Gateway;
@@ -30,14 +29,10 @@ use crate::domain::id::SaleId;
 use crate::domain::sale::{SaleAction, SaleState};
 use crate::domain::text::Text;
 use crate::ledger::once::Key;
-use crate::ledger::recall::TakeBack;
 use crate::ledger::sale::{Acted, Created};
 use crate::ledger::sale_life::ActAnswer;
 use crate::ledger::sale_patch::{Patched, SalePatch};
-
-/// How often lanes are asked for units before a smaller allocation is refused: once by what the ledger knows of them,
-/// and once more where buyers were quicker.
-pub(super) const ASKS_MAX: usize = 2;
+use crate::recall::{Recall, Recalled};
 
 /// The admin listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
@@ -170,8 +165,7 @@ async fn patched(
     author: &Author,
     key: Option<&Key>,
 ) -> Result<Acted, Problem> {
-    let deadline = Instant::now() + IN_FORCE_MAX;
-    let mut asks = 0;
+    let mut recall = Recall::within(IN_FORCE_MAX);
     loop {
         match gateway.ledger.patch_sale(id, patch, &author.by(), key).await? {
             Patched::Done(acted) => return Ok(acted),
@@ -184,20 +178,18 @@ async fn patched(
             Patched::Short => {}
         }
         let allocation = patch.allocation.unwrap_or(0);
-        let grants = match gateway.ledger.take_back(id, allocation, asks < ASKS_MAX).await? {
-            TakeBack::Asked(grants) => {
-                asks += 1;
-                grants
+        match recall
+            .take_back(&gateway.ledger, &gateway.flash, id, allocation)
+            .await?
+        {
+            Recalled::Back => {}
+            Recalled::Held(held) => return Err(held_by_buyers(allocation, held)),
+            Recalled::Late => {
+                return Err(late(
+                    gateway,
+                    "units could not be taken back in time; the allocation is unchanged",
+                ));
             }
-            TakeBack::Waiting(grants) => grants,
-            TakeBack::Ready => continue,
-            TakeBack::Refused { held } => return Err(held_by_buyers(allocation, held)),
-        };
-        if !taken_back(gateway, &grants, deadline).await? {
-            return Err(late(
-                gateway,
-                "units could not be taken back in time; the allocation is unchanged",
-            ));
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::reservation::{Cause, Ending, Reservation, Status};
 use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::domain::text::Text;
 use crate::http::Gateway;
-use crate::http::admin_sales::{IN_FORCE_MAX, late, taken_back};
+use crate::http::admin_sales::{IN_FORCE_MAX, late};
 use crate::http::body::ReservationBody;
 use crate::http::code::Code;
 use crate::http::idempotency::mark_replayed;
@@ -23,6 +23,7 @@ use crate::http::standing::{DURABLE_WITHIN, Standing, find, not_durable_yet, par
 use crate::http::trace::{Operator, Traced};
 use crate::ledger::{CallBack, EndAnswer, EndAsk, GrantTicket, LaneRescue, Scattered};
 use crate::metric;
+use crate::recall::taken_back;
 
 /// A payment id or a reason.
 pub(super) type Detail = Text<255>;
@@ -193,7 +194,8 @@ async fn taken_anew(gateway: &Gateway, id: ReservationId, started: Instant) -> R
             ));
         }
     };
-    if taken_back(gateway, &tickets, Instant::now() + IN_FORCE_MAX).await? {
+    let deadline = Instant::now() + IN_FORCE_MAX;
+    if taken_back(&gateway.ledger, &gateway.flash, &tickets, deadline).await? {
         return Ok(Anew::Asked);
     }
     Err(late(
@@ -207,7 +209,7 @@ async fn called_back(gateway: &Gateway, id: ReservationId, started: Instant) -> 
     let deadline = started + IN_FORCE_MAX;
     let in_time = match gateway.ledger.call_back(id).await? {
         CallBack::Refused => return Ok(false),
-        CallBack::Asked(tickets) => taken_back(gateway, &tickets, deadline).await?,
+        CallBack::Asked(tickets) => taken_back(&gateway.ledger, &gateway.flash, &tickets, deadline).await?,
         // Who was quicker may have taken them.
         CallBack::Ready => Instant::now() < deadline,
     };

@@ -14,10 +14,12 @@ use crate::domain::id::{Item, LocationId, Sku};
 use crate::domain::reconciliation::ReportKind;
 use crate::domain::reservation::Ending;
 use crate::domain::trace::TraceId;
+use crate::ledger::adjust::{CallBack, Refused, take_from_sale};
 use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
 use crate::ledger::post::post;
 use crate::ledger::retry::retried;
+use crate::ledger::sale::lock_sale_of;
 use crate::ledger::sale_row::read_item;
 use crate::ledger::{EndAnswer, EndAsk, GrantTicket, Ledger, LedgerError};
 
@@ -33,12 +35,15 @@ pub enum Repaired {
     },
     /// A newer count is in the balance, or what the order is by now asks for nothing.
     Superseded,
+    /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
+    Short(CallBack),
     /// It can't be corrected, for this reason.
     Left(String),
 }
 
 impl Ledger {
-    /// Repairs a difference of `report` that waits, in `by`'s name.
+    /// Repairs a difference of `report` that waits, in `by`'s name. Units that a count did not find and a sale has set
+    /// aside are taken from the sale, where nothing else is left.
     ///
     /// # Errors
     /// The ledger could not find out.
@@ -60,7 +65,7 @@ impl Ledger {
         match &repaired {
             Repaired::Corrected { event_id, .. } => self.resolve(found.id, "corrected", *event_id, None, by).await?,
             Repaired::Superseded => self.resolve(found.id, "superseded", None, None, by).await?,
-            Repaired::Left(_) => {}
+            Repaired::Short(_) | Repaired::Left(_) => {}
         }
         Ok(repaired)
     }
@@ -105,6 +110,7 @@ impl Ledger {
         };
         let (sku, location): (&Sku, &LocationId) = (&item.sku, &item.location);
         let mut tx = self.begin().await?;
+        let sale = lock_sale_of(&mut tx, item).await?;
         let shelf = shelves(&mut tx, location, &[sku], counted_at).await?.remove(0);
         if shelf.marked_at.is_some_and(|at| at >= counted_at.to_utc()) {
             resolve(&mut tx, found.id, "superseded", None, None, by).await?;
@@ -112,18 +118,28 @@ impl Ledger {
             return Ok(Repaired::Superseded);
         }
         let delta = counted - shelf.expected;
-        if -delta > shelf.unpromised {
-            let why = "units are missing that are reserved, unavailable or set aside";
-            return Ok(Repaired::Left(format!(
-                "{} {why}, {} are free",
-                -delta, shelf.unpromised
-            )));
-        }
         if self.approval.is_large(delta) && by.operator.as_deref() == Some(report.operator.as_str()) {
             return Ok(Repaired::Left(format!(
                 "{} counted it; so many units take another person",
                 report.operator
             )));
+        }
+        let balance = shelf.balance();
+        match take_from_sale(&mut tx, -delta - balance.unpromised(), balance, sale, by).await? {
+            None => {}
+            Some(Refused::Short(short)) => return Ok(Repaired::Short(short)),
+            Some(Refused::SetAside) => {
+                return Ok(Repaired::Left(
+                    "a sale that is being stopped has the units: again, when it has ended".to_owned(),
+                ));
+            }
+            Some(Refused::Insufficient) => {
+                let there = balance.unpromised() + balance.escrowed;
+                return Ok(Repaired::Left(format!(
+                    "{} units are missing, and {there} are neither reserved nor unavailable",
+                    -delta
+                )));
+            }
         }
         let mut event_id = None;
         if delta != 0 {

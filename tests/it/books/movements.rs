@@ -4,7 +4,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use rand::Rng;
 use serde_json::{Value, json};
 
-use super::book::{Adjustment, Approval, Mark, Moved, image};
+use super::book::{Adjustment, Approval, Mark, Moved, State, image};
 use super::{Play, UNITS_ALONE, UNITS_CORRECTED};
 use crate::support::door::Told;
 use flashgate::domain::balance::Balance;
@@ -281,13 +281,16 @@ impl Play {
                 (&json!(expected), &json!(counted)),
                 "{told}"
             );
-            let is_promised = -delta > self.book.items[*item].unpromised();
+            let stock = &mut self.book.items[*item];
+            let missing = -delta - stock.unpromised();
+            let is_promised = missing > stock.is.escrowed || missing > 0 && stock.state() == Some(State::Frozen);
             if delta.abs() > UNITS_CORRECTED || is_promised {
                 assert_eq!(said["status"], "manual_review", "{told}");
                 assert!(said["eventId"].is_null(), "{told}");
                 continue;
             }
-            self.book.items[*item].counted_at = Some(mark.at);
+            stock.give_up(missing);
+            stock.counted_at = Some(mark.at);
             self.book.move_on_hand(*item, delta, Some(mark.at));
             self.book
                 .firm

@@ -229,3 +229,38 @@ async fn so_large_a_correction_takes_another_person_than_who_counted() {
     whole.settled().await;
     whole.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_sale_has_set_aside_is_called_back_for_a_repair() {
+    let whole = Whole::empty().await;
+    whole.sell("s1", 60, json!({})).await;
+    let held = whole.reserve(&Buy::of("o1").units(30).prefer("wait=30")).await.id();
+    let gone = whole.reserve(&Buy::of("o2").units(20).prefer("wait=30")).await.id();
+    let body = count("c1", &moment(&whole).await, &[("hot", 45)]);
+    let told = whole.post(COUNTS, body).await.expect(201);
+    assert_eq!(told["discrepancies"][0]["review"], "promised", "{told}");
+    let id = told["reportId"].as_str().expect("an id");
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair", "--operator", "bob"]).await;
+    assert_eq!(code, 1, "{said}");
+    assert!(
+        said.contains("left: 15 units are missing, and 10 are neither reserved nor unavailable"),
+        "{said}"
+    );
+    whole.release(&gone).await.expect(200);
+    let (code, said) = reconcile(&whole, &["--report", id, "--repair", "--operator", "bob"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("done: hot at wh1, on_hand: corrected by event"), "{said}");
+    let sale = whole.admin(Method::GET, "/admin/sales/s1", None).await.expect(200);
+    assert_eq!(
+        (&sale["allocation"], on_hand(&whole, "hot").await),
+        (&json!(45), 45),
+        "{sale}"
+    );
+    whole
+        .reserve(&Buy::of("o3").units(15).prefer("wait=30"))
+        .await
+        .expect(201);
+    whole.commit(&held).await.expect(200);
+    whole.settled().await;
+    whole.stop().await;
+}

@@ -1,11 +1,18 @@
 //! Counts of shelves and sellers' feeds.
 
+use std::collections::{BTreeMap, BTreeSet};
+
+use flashgate::domain::id::{LocationId, SaleId, Sku};
+use flashgate::domain::reconciliation::ReportKind;
+use flashgate::ledger::once::By;
+use flashgate::ledger::recon::{Count, Counted};
+use flashgate::ledger::{self, Ledger};
 use futures::future::join_all;
 use reqwest::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{COUNTS, adjust, count, moment, on_hand, report};
-use crate::support::door::Buy;
+use crate::support::door::{Buy, Door};
 use crate::support::gateway::Whole;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,6 +153,10 @@ async fn a_count_happens_once_under_its_name() {
 async fn what_is_large_or_promised_waits_for_a_person() {
     let whole = Whole::empty().await;
     whole.sell("s1", 60, json!({})).await;
+    whole
+        .reserve(&Buy::of("o1").units(55).prefer("wait=30"))
+        .await
+        .expect(201);
     whole.receive("cold", 500).await;
     let at = moment(&whole).await;
     let body = count("c1", &at, &[("hot", 50), ("cold", 399)]);
@@ -168,6 +179,89 @@ async fn what_is_large_or_promised_waits_for_a_person() {
     assert_eq!((on_hand(&whole, "hot").await, on_hand(&whole, "cold").await), (60, 500));
     let open = whole.admin(Method::GET, "/admin/reconciliation?open=true", None).await;
     assert_eq!(open.expect(200)["reports"], json!([told]));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+/// On hand, and what is left of the item's sale.
+async fn left(door: &Door, sku: &str) -> (i64, Value, Value) {
+    let path = format!("/admin/sales/of-{sku}");
+    let sale = door.admin(Method::GET, &path, None).await.expect(200);
+    (
+        on_hand(door, sku).await,
+        sale["allocation"].clone(),
+        sale["remaining"].clone(),
+    )
+}
+
+fn statuses(told: &Value) -> Vec<&str> {
+    let found = told["discrepancies"].as_array().expect("a list");
+    found.iter().map(|d| d["status"].as_str().expect("a word")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_count_misses_is_called_back_from_the_sales_that_have_it() {
+    let whole = Whole::empty().await;
+    for sku in ["a", "b", "c", "d", "e"] {
+        whole.receive(sku, 40).await;
+        let sale = format!("of-{sku}");
+        let body = json!({"saleId": sale, "skuId": sku, "locationId": "wh1", "allocation": 30});
+        whole.post("/admin/sales", body).await.expect(201);
+        whole.act(&sale, "start").await.expect(200);
+    }
+    whole
+        .reserve(&Buy::of("o1").sku("a").units(5).prefer("wait=30"))
+        .await
+        .expect(201);
+    let held = whole
+        .reserve(&Buy::of("o2").sku("b").units(25).prefer("wait=30"))
+        .await
+        .id();
+    let at = moment(&whole).await;
+    let lines = [("a", 22), ("b", 40), ("c", 1), ("d", 12), ("e", 29)];
+    let body = count("c1", &at, &lines);
+    let told = whole.post(COUNTS, body.clone()).await.expect(201);
+    assert_eq!(statuses(&told), ["corrected"; 4], "{told}");
+    let figures = |units: i64, allocation: i64, remaining: i64| (units, json!(allocation), json!(remaining));
+    for (sku, units, allocation, remaining) in [
+        ("a", 22, 22, 17),
+        ("b", 40, 30, 5),
+        ("c", 1, 1, 1),
+        ("d", 12, 12, 12),
+        ("e", 29, 29, 29),
+    ] {
+        assert_eq!(left(&whole, sku).await, figures(units, allocation, remaining), "{sku}");
+    }
+    assert_eq!(whole.post(COUNTS, body).await.expect(201), told, "once");
+    // What buyers hold, and what is frozen, waits; the others give all the same.
+    whole.act("of-d", "freeze").await.expect(200);
+    let body = count("c2", &moment(&whole).await, &[("a", 21), ("b", 20), ("d", 11)]);
+    let told = whole.post(COUNTS, body).await.expect(201);
+    assert_eq!(
+        statuses(&told),
+        ["corrected", "manual_review", "manual_review"],
+        "{told}"
+    );
+    assert_eq!(left(&whole, "a").await, figures(21, 21, 16));
+    assert_eq!((on_hand(&whole, "b").await, on_hand(&whole, "d").await), (40, 12));
+    // A sale that could give nothing is left alone.
+    let ledger = Ledger::new(&ledger::Settings::new(&whole.database_url)).expect("an address");
+    let count = Count {
+        id: "c3".to_owned(),
+        source: ReportKind::Warehouse,
+        location: LocationId::try_from("wh1").expect("a location"),
+        counted_at: ledger.now().await.expect("Postgres answers"),
+        lines: BTreeMap::from([(Sku::try_from("e").expect("a SKU"), 28)]),
+        key: None,
+    };
+    let keep = BTreeSet::from([SaleId::try_from("of-e").expect("a sale")]);
+    let Counted::Done(told) = ledger.count(&count, &By::default(), &keep).await.expect("counts") else {
+        panic!("it is compared");
+    };
+    assert_eq!(told.discrepancies[0].review.as_deref(), Some("promised"));
+    assert_eq!(left(&whole, "e").await, figures(29, 29, 29));
+    whole.act("of-d", "unfreeze").await.expect(200);
+    whole.commit(&held).await.expect(200);
     whole.settled().await;
     whole.stop().await;
 }

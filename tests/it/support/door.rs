@@ -23,7 +23,7 @@ pub(crate) struct Door {
     pub(crate) admin: SocketAddr,
     pub(crate) pool: PgPool,
     redis_url: String,
-    database_url: String,
+    pub(crate) database_url: String,
     http: Client,
 }
 

@@ -4,25 +4,35 @@
 //! counts say what was on the shelf before they were posted, so they are never taken out: two counts that arrive late
 //! correct one difference once. All lines are judged in one transaction, under the locks of their balances.
 //!
+//! Units that are not on the shelf and that a sale has set aside are taken from the sale, as an adjustment takes them;
+//! where buyers hold them, or the sale is frozen, a person must look.
+//!
 //! Who counts is one person. What is larger than one person may change by hand is corrected by another, looking at the
 //! report (`repair`). The safety stock is no reason to wait: units that are not on the shelf are not there.
 
-use std::collections::BTreeMap;
+mod givers;
+mod shelf;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
+use self::givers::{Given, Givers};
+use self::shelf::{Shelf, make_balances};
+pub(super) use self::shelf::{mark, shelves};
 use super::report::{self, NewDiscrepancy, Report};
 use crate::domain::difference::Figure;
-use crate::domain::id::{Item, LocationId, Sku};
+use crate::domain::id::{Item, LocationId, SaleId, Sku};
 use crate::domain::key::{Fingerprint, KeyHash};
-use crate::domain::reconciliation::{CountVerdict, ReportKind, judge_count};
+use crate::domain::reconciliation::{CountVerdict, ReportKind, Review, judge_count};
 use crate::domain::time::Millis;
-use crate::ledger::adjust::Reason;
-use crate::ledger::balance::{ensure_balance, location_is_known};
+use crate::ledger::adjust::{CallBack, Reason};
+use crate::ledger::balance::location_is_known;
 use crate::ledger::connection::Connection;
 use crate::ledger::once::{By, Claim, Key, claim};
 use crate::ledger::post::{Deltas, EventType, Movement, post};
 use crate::ledger::retry::retried;
+use crate::ledger::sale::lock_sales_of;
 use crate::ledger::{Ledger, LedgerError};
 
 /// A count as it was sent. No SKU stands in it twice.
@@ -62,32 +72,49 @@ pub enum Counted {
         /// When that was made.
         counted_at: Millis,
     },
+    /// Units must come back from the lanes of these sales first: [`Ledger::take_back`], then again.
+    Short(Vec<CallBack>),
+    /// Sales have units of these SKUs set aside that are not on the shelf, and give none at this moment, for they are
+    /// being stopped: again, soon.
+    SetAside(BTreeSet<Sku>),
 }
 
-/// An item at the moment of the comparison.
-#[derive(Clone, Debug, sqlx::FromRow)]
-pub(super) struct Shelf {
-    sku_id: String,
-    /// Units that may go now.
-    pub(super) unpromised: i64,
-    /// On hand as of the count.
-    pub(super) expected: i64,
-    /// The newest count in the balance.
-    pub(super) marked_at: Option<chrono::DateTime<chrono::Utc>>,
+/// Which sales may be asked for what is not on the shelf.
+#[derive(Clone, Copy)]
+struct Giving<'a> {
+    /// Those of these SKUs, which are locked before the balances.
+    skus: &'a BTreeSet<Sku>,
+    /// But for these, whose buyers hold too much.
+    keep: &'a BTreeSet<SaleId>,
 }
 
 impl Ledger {
-    /// Compares a count, once, and corrects what may be corrected.
+    /// Compares a count, once, and corrects what may be corrected. What is missing and set aside for a sale is taken from
+    /// it where nothing else is left, but from none of `keep`, and from none that is frozen: a person must look there.
     ///
     /// # Errors
     /// The ledger could not find out.
-    pub async fn count(&self, count: &Count, by: &By) -> Result<Counted, LedgerError> {
-        retried!(self, self.count_once(count, by))
+    pub async fn count(&self, count: &Count, by: &By, keep: &BTreeSet<SaleId>) -> Result<Counted, LedgerError> {
+        match retried!(self, self.count_once(count, by, None))? {
+            // Sales are locked before balances, so it starts over with those that it needs.
+            Counted::SetAside(skus) => {
+                let giving = Giving { skus: &skus, keep };
+                retried!(self, self.count_once(count, by, Some(giving)))
+            }
+            counted => Ok(counted),
+        }
     }
 
-    async fn count_once(&self, count: &Count, by: &By) -> Result<Counted, LedgerError> {
+    async fn count_once(&self, count: &Count, by: &By, giving: Option<Giving<'_>>) -> Result<Counted, LedgerError> {
         let id = Uuid::new_v4();
         let mut tx = self.begin().await?;
+        let sales = match giving {
+            Some(giving) => Givers {
+                locked: lock_sales_of(&mut tx, &count.location, giving.skus).await?,
+                keep: Some(giving.keep),
+            },
+            None => Givers::default(),
+        };
         if let Some(hash) = count.key {
             let fingerprint = count.fingerprint();
             match claim(&mut tx, &Key { hash, fingerprint }, false, id).await? {
@@ -119,7 +146,9 @@ impl Ledger {
                 return Ok(Counted::Stale { sku, counted_at });
             }
         }
-        self.judge_lines(&mut tx, id, count, &shelves, by).await?;
+        if let Some(first) = self.judge_lines(&mut tx, id, count, &shelves, sales, by).await? {
+            return Ok(first);
+        }
         let compared = i64::try_from(count.lines.len()).expect("a body holds few lines");
         super::close_report(&mut tx, id, compared).await?;
         let report = report::read(&mut tx, id).await?;
@@ -129,28 +158,40 @@ impl Ledger {
             .ok_or_else(|| LedgerError::Broken(format!("report {id} was written and is not there")))
     }
 
+    /// Judges, corrects and reports; or says what must be done first.
     async fn judge_lines(
         &self,
         tx: &mut Connection,
         report: Uuid,
         count: &Count,
         shelves: &[Shelf],
+        mut sales: Givers<'_>,
         by: &By,
-    ) -> Result<(), LedgerError> {
+    ) -> Result<Option<Counted>, LedgerError> {
         let units_max = i64::from(self.approval.approval_units_max).min(self.recon.correct_units_max);
         let (mut movements, mut found, mut in_balance) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut set_aside, mut short) = (BTreeSet::new(), Vec::new());
         for ((sku, counted), shelf) in count.lines.iter().zip(shelves) {
-            let verdict = judge_count(shelf.expected, *counted, shelf.unpromised, units_max);
+            let balance = shelf.balance();
+            let there = balance.unpromised() + balance.escrowed;
             let mut review = None;
-            match verdict {
+            match judge_count(shelf.expected, *counted, there, units_max) {
                 CountVerdict::Agrees => {
                     in_balance.push(sku.clone());
                     continue;
                 }
                 CountVerdict::Review(why) => review = Some(why),
                 CountVerdict::Correct(delta) => {
-                    in_balance.push(sku.clone());
-                    movements.push(correction(&count.item(sku), delta, &count.id, by));
+                    let missing = -delta - balance.unpromised();
+                    match sales.give(tx, sku, missing, balance, by).await? {
+                        Given::All => {
+                            in_balance.push(sku.clone());
+                            movements.push(correction(&count.item(sku), delta, &count.id, by));
+                        }
+                        Given::Later(back) => short.push(back),
+                        Given::NotLocked => _ = set_aside.insert(sku.clone()),
+                        Given::Nothing => review = Some(Review::Promised),
+                    }
                 }
             }
             found.push(NewDiscrepancy {
@@ -165,12 +206,19 @@ impl Ledger {
                 event_id: None,
             });
         }
+        if !set_aside.is_empty() {
+            return Ok(Some(Counted::SetAside(set_aside)));
+        }
+        if !short.is_empty() {
+            return Ok(Some(Counted::Short(short)));
+        }
         let posted = post(tx, &movements).await?;
         for (discrepancy, posted) in found.iter_mut().filter(|d| d.review.is_none()).zip(&posted) {
             discrepancy.event_id = Some(posted.event_id);
         }
         report::insert(tx, report, &found).await?;
-        mark(tx, &count.location, &in_balance, count.counted_at, report).await
+        mark(tx, &count.location, &in_balance, count.counted_at, report).await?;
+        Ok(None)
     }
 }
 
@@ -265,103 +313,4 @@ async fn same_count(tx: &mut Connection, count: &Count) -> Result<Option<Uuid>, 
     .bind(count.fingerprint().to_i64())
     .fetch_optional(tx)
     .await?)
-}
-
-/// Makes the balances that are not there. Returns a SKU that is not known, if there is one.
-async fn make_balances(tx: &mut Connection, count: &Count, by: &By) -> Result<Option<Sku>, LedgerError> {
-    let skus: Vec<&str> = count.lines.keys().map(Sku::as_str).collect();
-    let missing: Vec<(String, bool)> = sqlx::query_as(
-        "-- recon.missing_balances
-         SELECT w.sku_id, EXISTS (SELECT 1 FROM sku s WHERE s.sku_id = w.sku_id)
-         FROM UNNEST($1::text[]) AS w(sku_id)
-         WHERE NOT EXISTS (SELECT 1 FROM inventory_balance b WHERE b.sku_id = w.sku_id AND b.location_id = $2)
-         ORDER BY w.sku_id COLLATE \"C\"",
-    )
-    .bind(&skus)
-    .bind(count.location.as_str())
-    .fetch_all(&mut *tx)
-    .await?;
-    let missing: Vec<(&Sku, bool)> = missing
-        .iter()
-        .filter_map(|(id, known)| Some((count.lines.keys().find(|sku| sku.as_str() == id)?, *known)))
-        .collect();
-    if let Some((unknown, _)) = missing.iter().find(|(_, known)| !known) {
-        return Ok(Some((*unknown).clone()));
-    }
-    for (sku, _) in missing {
-        ensure_balance(tx, &count.item(sku), by).await?;
-    }
-    Ok(None)
-}
-
-/// The balances of these SKUs, locked, with what was on hand at `counted_at`; in the order of the SKUs, which are sorted.
-pub(super) async fn shelves(
-    tx: &mut Connection,
-    location: &LocationId,
-    skus: &[&Sku],
-    counted_at: Millis,
-) -> Result<Vec<Shelf>, LedgerError> {
-    let ids: Vec<&str> = skus.iter().map(|sku| sku.as_str()).collect();
-    sqlx::query(
-        "-- recon.lock_shelves: whoever posts an event holds this lock, so none comes between the sums and the correction
-         SELECT 1 FROM inventory_balance WHERE location_id = $1 AND sku_id = ANY($2)
-         ORDER BY sku_id COLLATE \"C\" FOR NO KEY UPDATE",
-    )
-    .bind(location.as_str())
-    .bind(&ids)
-    .execute(&mut *tx)
-    .await?;
-    let shelves: Vec<Shelf> = sqlx::query_as(
-        "-- recon.shelves: an instant of the API is a whole millisecond
-         SELECT b.sku_id, greatest(0, b.on_hand - b.reserved - b.unavailable - b.escrowed) AS unpromised,
-             (b.on_hand - coalesce((
-                 SELECT sum(on_hand_delta) FROM inventory_event e
-                 WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id
-                   AND e.created_at >= $3 + interval '1 ms'
-                   AND NOT EXISTS (
-                       SELECT 1 FROM reconciliation_discrepancy d JOIN reconciliation_report r USING (report_id)
-                       WHERE d.sku_id = b.sku_id AND d.location_id = b.location_id AND d.event_id = e.event_id
-                         AND r.counted_at <= $3)), 0))::int8 AS expected,
-             (SELECT counted_at FROM count_mark m
-              WHERE m.sku_id = b.sku_id AND m.location_id = b.location_id) AS marked_at
-         FROM inventory_balance b WHERE b.location_id = $1 AND b.sku_id = ANY($2)
-         ORDER BY b.sku_id COLLATE \"C\"",
-    )
-    .bind(location.as_str())
-    .bind(&ids)
-    .bind(counted_at.to_utc())
-    .fetch_all(tx)
-    .await?;
-    if shelves
-        .iter()
-        .map(|shelf| shelf.sku_id.as_str())
-        .ne(ids.iter().copied())
-    {
-        return Err(LedgerError::Broken(format!("balances of {ids:?} at {location}")));
-    }
-    Ok(shelves)
-}
-
-/// Remembers that these items' balances have a count of this moment in them.
-pub(super) async fn mark(
-    tx: &mut Connection,
-    location: &LocationId,
-    skus: &[Sku],
-    counted_at: Millis,
-    report: Uuid,
-) -> Result<(), LedgerError> {
-    sqlx::query(
-        "-- recon.mark: their balances are locked, so no other count is between
-         INSERT INTO count_mark AS m (sku_id, location_id, counted_at, report_id)
-         SELECT sku_id, $2, $3, $4 FROM UNNEST($1::text[]) AS w(sku_id)
-         ON CONFLICT (sku_id, location_id) DO UPDATE SET counted_at = excluded.counted_at,
-             report_id = excluded.report_id WHERE m.counted_at < excluded.counted_at",
-    )
-    .bind(skus.iter().map(Sku::as_str).collect::<Vec<_>>())
-    .bind(location.as_str())
-    .bind(counted_at.to_utc())
-    .bind(report)
-    .execute(tx)
-    .await?;
-    Ok(())
 }
