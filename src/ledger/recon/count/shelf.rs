@@ -1,5 +1,7 @@
 //! The items that a count names: their balances, what was on hand when it was made, and that it is in them.
 
+use uuid::Uuid;
+
 use super::Count;
 use crate::domain::balance::Balance;
 use crate::domain::id::{LocationId, Sku};
@@ -8,7 +10,6 @@ use crate::ledger::LedgerError;
 use crate::ledger::balance::{BalanceRow, ensure_balance};
 use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
-use uuid::Uuid;
 
 /// An item at the moment of the comparison.
 #[derive(Clone, Debug, sqlx::FromRow)]
