@@ -180,7 +180,7 @@ impl Subject {
             concat!(
                 "-- replay.events\nSELECT ",
                 columns!(),
-                " FROM inventory_event e WHERE {which} AND e.created_at < $3 ORDER BY e.event_id"
+                " FROM inventory_movement e WHERE {which} AND e.created_at < $3 ORDER BY e.event_id"
             ),
             which = which,
         );

@@ -65,7 +65,7 @@ async fn committing_twice_answers_twice_and_counts_once() {
         (&json!("p1"), &json!(2))
     );
     assert_eq!(shop.tally().await, (2, 0, 0));
-    let event = "SELECT count(*) FROM inventory_event WHERE operator = 'ann'
+    let event = "SELECT count(*) FROM inventory_movement WHERE operator = 'ann'
         AND trace_id = '0af7651916cd43dd8448eb211c80319c'";
     assert_eq!(shop.number(event).await, 1);
     let lone = web

@@ -46,10 +46,11 @@ async fn a_commit_counts_once_and_keeps_its_payment() {
     };
     assert_eq!(shop.stock().await, stock);
     assert_eq!(shop.tally().await, (2, 0, 0));
-    let event = "SELECT count(*) FROM inventory_event WHERE event_type = 'inventory_committed' AND quantity_delta = -2
+    let event =
+        "SELECT count(*) FROM inventory_movement WHERE event_type = 'inventory_committed' AND quantity_delta = -2
         AND reference_id = 'p1' AND order_id = 'o1' AND sold = 2 AND on_hand = 998";
     assert_eq!(shop.number(event).await, 1);
-    assert_eq!(shop.number("SELECT count(*) FROM inventory_event").await, 1);
+    assert_eq!(shop.number("SELECT count(*) FROM inventory_movement").await, 1);
     assert_eq!(shop.number("SELECT count(*) FROM lane_grant").await, 0);
     assert_eq!(
         shop.number("SELECT count(*) FROM inventory_key").await,
@@ -136,7 +137,7 @@ async fn a_batch_is_answered_in_the_order_of_its_asks() {
     assert_eq!(answers[5], EndAnswer::Unknown);
     assert_eq!(done(&answers[6]), (Status::Released, None, true));
     assert_eq!(shop.tally().await, (2, 2, 0));
-    assert_eq!(shop.number("SELECT count(*) FROM inventory_event").await, 2);
+    assert_eq!(shop.number("SELECT count(*) FROM inventory_movement").await, 2);
 }
 
 #[tokio::test]
@@ -337,7 +338,7 @@ async fn a_reservation_ends_once_whoever_races() {
         "each success was counted, and counted once"
     );
     let mismatched = "SELECT count(*) FROM inventory_reservation r WHERE (status <> 'RESERVED') <>
-        (SELECT count(*) = 1 FROM inventory_event e WHERE e.reservation_id = r.reservation_id
+        (SELECT count(*) = 1 FROM inventory_movement e WHERE e.reservation_id = r.reservation_id
          AND e.event_type::text = 'inventory_' || lower(r.status::text))";
     assert_eq!(shop.number(mismatched).await, 0, "one event each");
     let stock = Stock {

@@ -59,7 +59,7 @@ async fn what_is_over_expires_and_nothing_else() {
     };
     assert_eq!(shop.stock().await, stock);
     assert_eq!(shop.tally().await, (0, 0, 2));
-    let event = "SELECT count(*) FROM inventory_event WHERE event_type = 'inventory_expired' AND quantity_delta = 2
+    let event = "SELECT count(*) FROM inventory_movement WHERE event_type = 'inventory_expired' AND quantity_delta = 2
         AND trace_id = reservation_id";
     assert_eq!(shop.number(event).await, 1, "it belongs to the trace that reserved");
     assert_eq!(

@@ -87,7 +87,7 @@ async fn books(pool: &PgPool, order: &str) -> Books {
         "SELECT coalesce((SELECT array_agg(status::text) FROM inventory_reservation WHERE order_id = $1), '{}') AS statuses,
                 coalesce(sum(on_hand_delta), 0)::int8 AS on_hand, coalesce(sum(reserved_delta), 0)::int8 AS reserved,
                 coalesce(sum(sold_delta) - sum(returned_delta), 0)::int8 AS out
-         FROM inventory_event WHERE order_id = $1",
+         FROM inventory_movement WHERE order_id = $1",
     );
     books.bind(order).fetch_one(pool).await.expect("reads")
 }

@@ -22,7 +22,7 @@ pub(crate) async fn everything(door: &Door) -> Value {
         .map(|lane| &lane["seq"])
         .collect();
     let (events, keys): (i64, i64) =
-        sqlx::query_as("SELECT (SELECT count(*) FROM inventory_event), (SELECT count(*) FROM inventory_key)")
+        sqlx::query_as("SELECT (SELECT count(*) FROM inventory_movement), (SELECT count(*) FROM inventory_key)")
             .fetch_one(&door.pool)
             .await
             .expect("Postgres answers");

@@ -200,7 +200,7 @@ async fn a_trace_is_found_on_every_row_and_answer() {
     }
     assert_eq!(refused.body()["traceId"], trace);
     let events: Vec<(String, i64)> = sqlx::query_as(
-        "SELECT event_type::text, quantity_delta FROM inventory_event
+        "SELECT event_type::text, quantity_delta FROM inventory_movement
          WHERE replace(trace_id::text, '-', '') = $1 AND order_id = 'o1' ORDER BY event_id",
     )
     .bind(trace)

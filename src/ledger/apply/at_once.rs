@@ -17,13 +17,13 @@ use super::ask::{Ask, fault, read_asks};
 use super::begin::{number, surely_sane};
 use super::decide::Fate;
 use super::held::{CLOCK_SLACK, held};
-use super::store::{made_row, reserved};
+use super::store::made_row;
 use super::{Batch, Done, Poison, check_chain, cursor_after};
 use crate::domain::entry::{Accepted, Body, Entry};
 use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
 use crate::ledger::claims::{Claimant, Claiming};
-use crate::ledger::post::{Made, Movement, bind, made_rows, posting};
+use crate::ledger::post::{Made, Reserving, made_rows, reserving};
 use crate::ledger::sale_row::read_item;
 use crate::ledger::{Ledger, LedgerError};
 
@@ -208,14 +208,14 @@ impl Ledger {
         if !claiming.each_is_claimed_once() {
             return Ok(None);
         }
-        let keys = claiming.columns();
         let row = |(lane, ask): (LaneNo, &'a Ask<'a>)| {
             let (sale, hold_ms) = (sales.get(&ask.sale_no)?, ask.hold_ms?);
             Some(made_row(lane, ask, Fate::Reserved, &sale.item, hold_ms.into()))
         };
-        let made = Made(asks().filter_map(row).collect());
-        let movement = |(_, ask): (LaneNo, &Ask<'_>)| reserved(ask, &sales.get(&ask.sale_no)?.item);
-        let movements: Vec<Movement> = asks().filter_map(movement).collect();
+        let reserving = Reserving {
+            made: Made(asks().filter_map(row).collect()),
+            keys: claiming.columns(),
+        };
         let mut buyers: BTreeMap<(i32, LaneNo, &str), i64> = BTreeMap::new();
         for (lane, ask) in asks() {
             if let Some((sale_no, user)) = ask.user() {
@@ -234,79 +234,66 @@ impl Ledger {
             plain.iter().map(|plain| number(pick(&plain.batch))).collect()
         };
         let of_lane = |pick: fn(&Batch<'_>) -> i64| plain.iter().map(|plain| pick(&plain.batch)).collect::<Vec<i64>>();
-        let posting = sqlx::query_as(concat!(
-            posting!(
+        let posting = reserving.bind(sqlx::query_as(concat!(
+            reserving!(
                 "-- apply.at_once: what is looked for is looked for one by one, since whatever is known of the tables when
                  -- this is planned, they grow",
                 concat!(
                     "asked AS MATERIALIZED (
-             SELECT * FROM UNNEST($57::int2[], $58::int8[], $59::int8[], $60::int8[], $61::int8[], $62::int8[], $63::int8[])
+             SELECT * FROM UNNEST($27::int2[], $28::int8[], $29::int8[], $30::int8[], $31::int8[], $32::int8[], $33::int8[])
                            AS a(lane, epoch, from_seq, from_nonce, to_seq, to_nonce, to_total)
          ), clock AS MATERIALIZED (
-             SELECT NOT EXISTS (SELECT FROM inventory_key WHERE key_hash = ANY($53::uuid[]))
+             SELECT NOT EXISTS (SELECT FROM inventory_key WHERE key_hash = ANY($23::uuid[]))
                  AND NOT EXISTS (
-                     SELECT FROM UNNEST($65::int4[], $66::text[], $67::text[], $68::timestamptz[])
+                     SELECT FROM UNNEST($35::int4[], $36::text[], $37::text[], $38::timestamptz[])
                                  AS n(sale_no, sku_id, location_id, created_at)
                      WHERE NOT coalesce((
                          SELECT (s.sku_id, s.location_id, s.created_at) = (n.sku_id, n.location_id, n.created_at)
                          FROM sale s WHERE s.sale_no = n.sale_no), false)
                  ) AND NOT EXISTS (
-                     SELECT FROM UNNEST($69::int2[], $70::int4[], $71::int8[], $72::int8[])
+                     SELECT FROM UNNEST($39::int2[], $40::int4[], $41::int8[], $42::int8[])
                                  AS k(lane, sale_no, free, units)
                      WHERE NOT coalesce((
                          SELECT b.counter + b.drift = k.free AND b.counter >= k.units
                          FROM sale_bucket b WHERE b.sale_no = k.sale_no AND b.lane = k.lane), false)
                  ) AND NOT EXISTS (
-                     SELECT FROM UNNEST($73::int4[], $74::int2[], $75::text[], $76::int8[])
+                     SELECT FROM UNNEST($43::int4[], $44::int2[], $45::text[], $46::int8[])
                                  AS w(sale_no, lane, buyer, units),
                          LATERAL (
                              SELECT b.per_user_limit FROM sale_bucket b
                              WHERE b.sale_no = w.sale_no AND b.lane = w.lane AND b.per_user_limit IS NOT NULL OFFSET 0
                          ) b
                      WHERE w.units + ",
-                    held!("w.sale_no", "w.lane", "w.buyer", "$77"),
+                    held!("w.sale_no", "w.lane", "w.buyer", "$47"),
                     " > b.per_user_limit
                  ) AS go, clock_timestamp() AS now, 0::int8 AS stall_no
          ), moved AS (
              UPDATE lane l SET cursor_seq = a.to_seq, cursor_nonce = a.to_nonce, cursor_total = a.to_total,
                  cursor_at = clock_timestamp()
              FROM asked a, clock
-             WHERE go AND l.lane = a.lane AND l.owner = $64 AND l.epoch = a.epoch AND l.cursor_epoch = a.epoch
+             WHERE go AND l.lane = a.lane AND l.owner = $34 AND l.epoch = a.epoch AND l.cursor_epoch = a.epoch
                AND l.cursor_seq = a.from_seq AND l.cursor_nonce = a.from_nonce AND l.state = 'open'
              RETURNING 1
-         ), claimed AS (
-             INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
-             SELECT key.* FROM UNNEST($53::uuid[], $54::uuid[], $55::int8[], $56::bool[]) AS key, clock
-             WHERE go AND (SELECT count(*) FROM moved) = cardinality($57::int2[])
-             RETURNING 1
-         ), ",
-                    made_rows!(
-                        "AND (SELECT count(*) FROM claimed) = cardinality($53::uuid[])", after posting
-                    ),
-                    ", "
+         )"
                 ),
-                ", clock WHERE go AND (SELECT count(*) FROM made) = cardinality($35::uuid[])"
+                "AND (SELECT count(*) FROM moved) = cardinality($27::int2[])",
+                from escrow
             ),
             ", booked AS (
              INSERT INTO sale_bucket AS b (sale_no, lane, counter, durable)
              SELECT k.sale_no, k.lane, k.free, k.units
-             FROM UNNEST($69::int2[], $70::int4[], $71::int8[], $72::int8[]) AS k(lane, sale_no, free, units)
-             WHERE (SELECT count(*) FROM event) = cardinality($35::uuid[])
+             FROM UNNEST($39::int2[], $40::int4[], $41::int8[], $42::int8[]) AS k(lane, sale_no, free, units)
+             WHERE (SELECT count(*) FROM event) = cardinality($1::uuid[])
              ON CONFLICT (sale_no, lane) DO UPDATE SET counter = b.counter - excluded.durable,
                  durable = b.durable + excluded.durable
              WHERE b.counter + b.drift = excluded.counter
              RETURNING b.lane, b.sale_no, b.durable + b.rejected AS settled, b.undurable_max
          )
-         SELECT lane, sale_no, settled, undurable_max, CASE WHEN (SELECT count(*) FROM booked) < cardinality($69::int2[])
+         SELECT lane, sale_no, settled, undurable_max, CASE WHEN (SELECT count(*) FROM booked) < cardinality($39::int2[])
              THEN start_over('a lane or a book has changed meanwhile') END
          FROM clock LEFT JOIN booked ON true WHERE go"
-        ));
-        let posting = made
-            .bind(bind(posting, &movements))
-            .bind(keys.hashes)
-            .bind(keys.subjects)
-            .bind(keys.fingerprints)
-            .bind(keys.derived)
+        )));
+        let posting = posting
             .bind(plain.iter().map(lane_of).collect::<Vec<_>>())
             .bind(of_lane(|batch| batch.from.epoch.into()))
             .bind(counted(|batch| batch.from.seq)?)

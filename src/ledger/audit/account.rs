@@ -186,7 +186,7 @@ async fn stock(tx: &mut Connection) -> Result<Vec<Stock>, LedgerError> {
          SELECT event_id, xmin::text::int8 AS transaction, event_type::text AS event_type, reason, sku_id, location_id,
              reservation_id, on_hand_delta, reserved_delta, unavailable_delta, escrowed_delta, sold_delta,
              damaged_delta, returned_delta, on_hand, reserved, unavailable, escrowed, sold, damaged, returned
-         FROM inventory_event ORDER BY event_id",
+         FROM inventory_movement ORDER BY event_id",
     )
     .fetch(tx);
     while let Some(row) = rows.try_next().await? {

@@ -69,7 +69,7 @@ async fn sums(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
                  sum(damaged_delta) AS damaged, sum(returned_delta) AS returned,
                  -sum(quantity_delta) FILTER (WHERE reason = 'safety_stock' AND event_type = 'inventory_adjusted')
                      AS safety_stock
-             FROM inventory_event GROUP BY sku_id, location_id
+             FROM inventory_movement GROUP BY sku_id, location_id
          )
          SELECT sku_id, location_id, f.field, coalesce(f.expected, 0)::int8 AS expected,
              coalesce(f.found, 0)::int8 AS found
@@ -97,7 +97,7 @@ async fn gaps(tx: &mut Connection) -> Result<Vec<Gap>, LedgerError> {
                  lag(reserved, 1, 0::int8) OVER w AS reserved_was, lag(unavailable, 1, 0::int8) OVER w AS unavailable_was,
                  lag(escrowed, 1, 0::int8) OVER w AS escrowed_was, lag(sold, 1, 0::int8) OVER w AS sold_was,
                  lag(damaged, 1, 0::int8) OVER w AS damaged_was, lag(returned, 1, 0::int8) OVER w AS returned_was
-             FROM inventory_event WINDOW w AS (PARTITION BY sku_id, location_id ORDER BY event_id)
+             FROM inventory_movement WINDOW w AS (PARTITION BY sku_id, location_id ORDER BY event_id)
          ) e, LATERAL (VALUES ('on_hand', on_hand_was, on_hand - on_hand_delta),
                  ('reserved', reserved_was, reserved - reserved_delta),
                  ('unavailable', unavailable_was, unavailable - unavailable_delta),
@@ -105,7 +105,7 @@ async fn gaps(tx: &mut Connection) -> Result<Vec<Gap>, LedgerError> {
                  ('damaged', damaged_was, damaged - damaged_delta),
                  ('returned', returned_was, returned - returned_delta)) AS f(field, expected, found)
          WHERE f.expected <> f.found
-           AND NOT EXISTS (SELECT 1 FROM inventory_event c
+           AND NOT EXISTS (SELECT 1 FROM inventory_movement c
                            WHERE c.sku_id = e.sku_id AND c.location_id = e.location_id AND c.event_id >= e.event_id
                              AND c.reason = 'ledger_reconciled' AND c.metadata -> 'corrected' ? f.field)
          ORDER BY event_id, f.field LIMIT $1",

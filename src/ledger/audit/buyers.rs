@@ -153,7 +153,7 @@ impl Ledger {
         }
         let found: Vec<Uuid> = sqlx::query_scalar(
             "-- audit.told_and_missing
-             SELECT DISTINCT reservation_id FROM inventory_event e WHERE reservation_id = ANY($1)
+             SELECT DISTINCT reservation_id FROM inventory_movement e WHERE reservation_id = ANY($1)
                  AND NOT EXISTS (SELECT 1 FROM inventory_reservation r WHERE r.reservation_id = e.reservation_id)
                  AND NOT EXISTS (SELECT 1 FROM inventory_reservation_cold r
                                  WHERE r.reservation_id = e.reservation_id)",

@@ -121,7 +121,7 @@ fn rows_max() -> i64 {
 async fn count(tx: &mut Connection) -> Result<AuditCount, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.count
-         SELECT (SELECT count(*) FROM inventory_balance) AS balances, (SELECT count(*) FROM inventory_event) AS events,
+         SELECT (SELECT count(*) FROM inventory_balance) AS balances, (SELECT count(*) FROM inventory_movement) AS events,
              (SELECT count(*) FROM inventory_reservation) + (SELECT count(*) FROM inventory_reservation_cold)
                  AS reservations,
              (SELECT count(*) FROM sale) AS sales",

@@ -74,7 +74,7 @@ async fn misshapen(tx: &mut Connection) -> Result<Vec<Misshapen>, LedgerError> {
          SELECT sku_id, location_id, event_id, event_type::text AS event_type, format(
              'on_hand %s, reserved %s, unavailable %s, escrowed %s, sold %s, damaged %s, returned %s', on_hand_delta,
              reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta, returned_delta) AS moved
-         FROM inventory_event
+         FROM inventory_movement
          WHERE NOT CASE event_type
              WHEN 'inventory_received' THEN on_hand_delta > 0 AND (reserved_delta, unavailable_delta, escrowed_delta,
                  sold_delta, damaged_delta, returned_delta) = (0, 0, 0, 0, 0, 0)
@@ -131,7 +131,7 @@ async fn transfers(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
          SELECT sku_id, NULL::text AS location_id, NULL::uuid AS reservation_id,
              'transfer ' || coalesce(reference_id, 'without an id') AS of,
              (-sum(least(on_hand_delta, 0)))::int8 AS expected, sum(greatest(on_hand_delta, 0))::int8 AS found
-         FROM inventory_event WHERE event_type = 'inventory_transferred'
+         FROM inventory_movement WHERE event_type = 'inventory_transferred'
          GROUP BY sku_id, reference_id HAVING sum(on_hand_delta) <> 0
          ORDER BY sku_id, reference_id LIMIT $1",
     )
@@ -145,7 +145,7 @@ async fn returns(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
         "-- audit.returns
          SELECT min(sku_id) AS sku_id, min(location_id) AS location_id, reservation_id, 'returned' AS of,
              sum(sold_delta)::int8 AS expected, sum(returned_delta)::int8 AS found
-         FROM inventory_event WHERE reservation_id IS NOT NULL
+         FROM inventory_movement WHERE reservation_id IS NOT NULL
          GROUP BY reservation_id HAVING sum(returned_delta) > sum(sold_delta)
          ORDER BY reservation_id LIMIT $1",
     )

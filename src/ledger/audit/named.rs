@@ -36,7 +36,7 @@ async fn adjustments(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
              format('%s units, %s, leaving %s on hand', a.delta, a.reason, a.after ->> 'onHand') AS expected,
              CASE WHEN e.event_id IS NULL THEN 'no such event'
                   ELSE format('%s units, %s, leaving %s on hand', e.quantity_delta, e.reason, e.on_hand) END AS found
-         FROM adjustment a LEFT JOIN inventory_event e USING (event_id)
+         FROM adjustment a LEFT JOIN inventory_movement e USING (event_id)
          WHERE (a.sku_id, a.location_id, a.delta, a.reason, a.reference_id, (a.after ->> 'onHand')::int8)
              IS DISTINCT FROM (e.sku_id, e.location_id, e.quantity_delta, e.reason, e.reference_id, e.on_hand)
          ORDER BY event_id LIMIT $1",
@@ -57,7 +57,7 @@ async fn corrections(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
          JOIN (VALUES (true, 'cycle_count_correction'), (false, 'ledger_reconciled')) AS k(counted, reason)
              ON k.counted = (r.count_id IS NOT NULL)
          CROSS JOIN LATERAL (SELECT k.reason, coalesce(r.count_id, r.report_id::text) AS reference_id) w
-         LEFT JOIN inventory_event e USING (event_id)
+         LEFT JOIN inventory_movement e USING (event_id)
          WHERE event_id IS NOT NULL AND r.kind NOT IN ('order_state', 'live')
            AND (d.sku_id, d.location_id, w.reason, w.reference_id)
              IS DISTINCT FROM (e.sku_id, e.location_id, e.reason, e.reference_id)
@@ -79,7 +79,7 @@ async fn returns(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
                   ELSE format('%s units of reservation %s, %s', e.quantity_delta, e.reservation_id, e.reason) END AS found
          FROM (SELECT return_id, l.reservation_id, sku_id, location_id, quantity, event_id, 'return_' || condition AS condition
                FROM inventory_return_line l JOIN inventory_return USING (return_id)) l
-         FULL JOIN (SELECT * FROM inventory_event
+         FULL JOIN (SELECT * FROM inventory_movement
                     WHERE event_type = 'inventory_returned' AND reservation_id IS NOT NULL) e USING (event_id)
          WHERE (l.return_id, l.sku_id, l.location_id, l.quantity, l.reservation_id, l.condition)
              IS DISTINCT FROM (e.reference_id, e.sku_id, e.location_id, e.quantity_delta, e.reservation_id, e.reason)
@@ -105,7 +105,7 @@ async fn transfers(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
          FROM (SELECT transfer_id, sku_id, s.location_id, s.event_id, s.units, (s.image -> 'after' ->> 'onHand')::int8 AS on_hand
                FROM transfer, LATERAL (VALUES (from_location, from_event, -quantity, images -> 'from'),
                    (to_location, to_event, quantity, images -> 'to')) AS s(location_id, event_id, units, image)) t
-         FULL JOIN (SELECT * FROM inventory_event WHERE event_type = 'inventory_transferred') e USING (event_id)
+         FULL JOIN (SELECT * FROM inventory_movement WHERE event_type = 'inventory_transferred') e USING (event_id)
          WHERE (t.transfer_id, t.sku_id, t.location_id, t.units, t.on_hand)
              IS DISTINCT FROM (e.reference_id, e.sku_id, e.location_id, e.on_hand_delta, e.on_hand)
          ORDER BY event_id LIMIT $1",

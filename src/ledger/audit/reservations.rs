@@ -21,7 +21,7 @@ macro_rules! told {
                  count(*) FILTER (WHERE event_type = 'inventory_expired') AS expired,
                  coalesce(sum(reserved_delta) FILTER (WHERE event_type = 'inventory_reserved'), 0)::int8 AS taken,
                  sum(reserved_delta)::int8 AS reserved, sum(sold_delta)::int8 AS sold
-             FROM inventory_event WHERE reservation_id IS NOT NULL GROUP BY reservation_id
+             FROM inventory_movement WHERE reservation_id IS NOT NULL GROUP BY reservation_id
          )"
     };
 }

@@ -60,7 +60,7 @@ pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), 
 macro_rules! shelf {
     () => {
         "shelf AS (
-             SELECT reservation_id FROM inventory_event
+             SELECT reservation_id FROM inventory_movement
              WHERE event_type = 'inventory_reserved' AND reason = 'late_payment' AND escrowed_delta = 0
          )"
     };

@@ -22,7 +22,7 @@ pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), 
                  ('version', b.version, n.version)) AS f(field, expected, found)
          WHERE coalesce(f.expected, 0) <> coalesce(f.found, 0)
            AND (n.version >= coalesce(b.version, 0) OR NOT EXISTS (
-               SELECT 1 FROM inventory_event e
+               SELECT 1 FROM inventory_movement e
                WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id AND e.event_id > settled_id))
          ORDER BY sku_id, location_id, f.field LIMIT $1",
     )

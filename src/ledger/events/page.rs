@@ -193,7 +193,7 @@ async fn begin(connection: &mut Connection, after: Option<After>) -> Result<Opti
     let (id, at): (i64, Option<DateTime<Utc>>) = match after {
         Some(After::Page(cursor)) => return Ok(Some(cursor)),
         Some(After::Event(id)) => {
-            let at = sqlx::query_scalar("-- events.at\nSELECT created_at FROM inventory_event WHERE event_id = $1")
+            let at = sqlx::query_scalar("-- events.at\nSELECT created_at FROM inventory_movement WHERE event_id = $1")
                 .bind(id)
                 .fetch_optional(connection)
                 .await?;

@@ -92,10 +92,10 @@ async fn newest(connection: &mut Connection) -> Result<Option<Cursor>, LedgerErr
     let newest: Option<(i64, DateTime<Utc>)> = sqlx::query_as(
         "-- events.newest: whole days, so that no day is searched for what is younger than a part of it
          SELECT event_id, created_at FROM (
-             (SELECT event_id, created_at FROM inventory_event
+             (SELECT event_id, created_at FROM inventory_movement
               WHERE created_at >= date_trunc('day', now(), 'UTC') - interval '1 day' ORDER BY event_id DESC LIMIT 1)
              UNION ALL
-             (SELECT event_id, created_at FROM inventory_event ORDER BY event_id DESC LIMIT 1)) AS e LIMIT 1",
+             (SELECT event_id, created_at FROM inventory_movement ORDER BY event_id DESC LIMIT 1)) AS e LIMIT 1",
     )
     .fetch_optional(connection)
     .await?;

@@ -66,11 +66,11 @@ impl Wanted {
             format!(
                 "SELECT * FROM (
                      SELECT e.*, row_number() OVER (ORDER BY e.event_id) > {WALK_MAX} AS is_stop FROM (
-                         SELECT * FROM inventory_event e WHERE {range} ORDER BY e.event_id LIMIT {WALK_MAX} + 1) e) e
+                         SELECT * FROM inventory_movement e WHERE {range} ORDER BY e.event_id LIMIT {WALK_MAX} + 1) e) e
                  WHERE e.is_stop OR"
             )
         } else {
-            format!("SELECT *, false AS is_stop FROM inventory_event e WHERE {range} AND")
+            format!("SELECT *, false AS is_stop FROM inventory_movement e WHERE {range} AND")
         };
         format!(
             concat!(

@@ -47,11 +47,11 @@ pub(in crate::ledger) struct Made<'a>(pub(in crate::ledger) Vec<MadeRow<'a>>);
 /// The part of a statement that makes them, of the 18 parameters with these numbers, as [`Made::bind`] gives them. It
 /// follows a part `clock`: the time, and whether to do anything at all.
 macro_rules! made_rows {
-    ($and:literal, after posting) => {
-        made_rows!($and, 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52)
+    (after posting) => {
+        made_rows!("", 35 36 37 38 39 40 41 42 43 44 45 46 47 48 49 50 51 52)
     };
-    (alone) => {
-        made_rows!("", 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18)
+    ($and:literal) => {
+        made_rows!($and, 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18)
     };
     (
         $and:literal,

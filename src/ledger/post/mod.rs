@@ -1,6 +1,7 @@
 //! Posting: the one way a balance changes, with the event that says so in the same transaction.
 
 mod made;
+mod reserving;
 mod statement;
 
 use std::collections::{BTreeSet, HashMap};
@@ -9,9 +10,8 @@ use uuid::Uuid;
 
 use self::made::given_clock;
 pub(super) use self::made::{Instant, Made, MadeRow, made_rows};
-use self::statement::BeforeRow;
-use self::statement::tell_posted;
-pub(super) use self::statement::{bind, posting};
+pub(super) use self::reserving::{Reserving, reserving};
+use self::statement::{BeforeRow, bind, posting, tell_posted};
 use super::LedgerError;
 use crate::domain::balance::Balance;
 use crate::domain::id::Item;
@@ -169,7 +169,7 @@ pub(super) async fn post_made(
         let alone = sqlx::query_as::<_, (i64,)>(concat!(
             "-- post.make\nWITH ",
             given_clock!(19, 20),
-            made_rows!(alone),
+            made_rows!(""),
             " SELECT count(*) FROM made"
         ));
         made.bind(alone)
@@ -182,7 +182,7 @@ pub(super) async fn post_made(
     let posting = sqlx::query_as(concat!(
         posting!(
             "-- post.made",
-            concat!(given_clock!(53, 54), made_rows!("", after posting), ", "),
+            concat!(given_clock!(53, 54), made_rows!(after posting), ", "),
             "WHERE (SELECT count(*) FROM made) >= 0"
         ),
         tell_posted!()

@@ -96,13 +96,14 @@ macro_rules! posting {
                  reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta, returned_delta, on_hand,
                  reserved, unavailable, escrowed, sold, damaged, returned, reason, reference_id, reservation_id,
                  order_id, operator, trace_id, metadata)
-             SELECT m.event_type, m.sku_id, m.location_id, m.quantity_delta, coalesce(m.on_hand, 0),
-                 coalesce(m.reserved, 0), coalesce(m.unavailable, 0), coalesce(m.escrowed, 0), coalesce(m.sold, 0),
-                 coalesce(m.damaged, 0), coalesce(m.returned, 0), b.on_hand + coalesce(m.to_on_hand, 0),
-                 b.reserved + coalesce(m.to_reserved, 0), b.unavailable + coalesce(m.to_unavailable, 0),
-                 b.escrowed + coalesce(m.to_escrowed, 0), b.sold + coalesce(m.to_sold, 0),
-                 b.damaged + coalesce(m.to_damaged, 0), b.returned + coalesce(m.to_returned, 0), m.reason,
-                 m.reference_id, m.reservation_id, m.order_id, m.operator, m.trace_id, m.metadata
+             SELECT m.event_type, m.sku_id, m.location_id, m.quantity_delta, nullif(m.on_hand, 0), nullif(m.reserved, 0),
+                 nullif(m.unavailable, 0), nullif(m.escrowed, 0), nullif(m.sold, 0), nullif(m.damaged, 0),
+                 nullif(m.returned, 0), nullif(b.on_hand + coalesce(m.to_on_hand, 0), 0),
+                 nullif(b.reserved + coalesce(m.to_reserved, 0), 0),
+                 nullif(b.unavailable + coalesce(m.to_unavailable, 0), 0),
+                 nullif(b.escrowed + coalesce(m.to_escrowed, 0), 0), nullif(b.sold + coalesce(m.to_sold, 0), 0),
+                 nullif(b.damaged + coalesce(m.to_damaged, 0), 0), nullif(b.returned + coalesce(m.to_returned, 0), 0),
+                 m.reason, m.reference_id, m.reservation_id, m.order_id, m.operator, m.trace_id, m.metadata
              FROM UNNEST($10::inventory_event_type[], $11::text[], $12::text[], $13::int8[], $14::int8[], $15::int8[],
                          $16::int8[], $17::int8[], $18::int8[], $19::int8[], $20::int8[], $21::int8[], $22::int8[],
                          $23::int8[], $24::int8[], $25::int8[], $26::int8[], $27::int8[], $28::text[], $29::text[],
@@ -118,7 +119,7 @@ macro_rules! posting {
         )
     };
 }
-pub(in crate::ledger) use posting;
+pub(super) use posting;
 
 /// The end of one that tells what was posted.
 macro_rules! tell_posted {
@@ -133,7 +134,7 @@ pub(super) use tell_posted;
 pub(in crate::ledger) type Posting<'q, R> = QueryAs<'q, Postgres, R, PgArguments>;
 
 /// Gives the statement its `$1` to `$34`.
-pub(in crate::ledger) fn bind<'q, R>(posting: Posting<'q, R>, movements: &'q [Movement]) -> Posting<'q, R> {
+pub(super) fn bind<'q, R>(posting: Posting<'q, R>, movements: &'q [Movement]) -> Posting<'q, R> {
     let (sums, steps) = so_far(movements);
     let of_item = |pick: fn(&Deltas) -> i64| sums.values().map(pick).collect::<Vec<i64>>();
     let delta = |pick: fn(&Deltas) -> i64| column(movements, &0, |m| pick(&m.deltas));

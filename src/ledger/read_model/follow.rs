@@ -137,7 +137,7 @@ async fn follow(tx: &mut Connection, feed: &FeedRow, now: DateTime<Utc>) -> Resu
         "-- snapshot.copy: one statement, so events and balances are seen as of one instant; whoever has drawn an id up
          -- to last_id, which was read before, has a lower number than this first write gives us
          WITH changed AS MATERIALIZED (
-             SELECT DISTINCT sku_id, location_id FROM inventory_event
+             SELECT DISTINCT sku_id, location_id FROM inventory_movement
              WHERE event_id > $1 AND event_id <= $2
                AND created_at > (SELECT as_of - interval '1 hour' FROM snapshot_feed)),
          copied AS (
@@ -193,7 +193,7 @@ async fn rebuild(tx: &mut Connection, now: DateTime<Utc>) -> Result<Followed, Le
          INSERT INTO snapshot_feed (settled_id, seen_id, seen_xmax, seen_at, as_of)
          SELECT settled, settled, pg_current_xact_id(), $1, $1
          FROM (SELECT coalesce(
-             (SELECT min(event_id) - 1 FROM inventory_event WHERE created_at > $1 - make_interval(secs => $2)),
+             (SELECT min(event_id) - 1 FROM inventory_movement WHERE created_at > $1 - make_interval(secs => $2)),
              (SELECT CASE WHEN is_called THEN last_value ELSE last_value - 1 END FROM inventory_event_id)) AS settled) AS start",
     )
     .bind(now)

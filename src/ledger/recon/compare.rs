@@ -143,7 +143,7 @@ macro_rules! looked {
                  WHERE ($1::timestamptz IS NULL OR updated_at >= $1)",
             $and,
             " UNION
-                 SELECT sku_id, location_id FROM inventory_event
+                 SELECT sku_id, location_id FROM inventory_movement
                  WHERE ($1::timestamptz IS NULL OR created_at >= $1)",
             $and,
             ")"
@@ -178,7 +178,7 @@ async fn differing(
                  sum(damaged_delta) AS damaged, sum(returned_delta) AS returned,
                  coalesce(-sum(quantity_delta) FILTER (WHERE reason = 'safety_stock'
                      AND event_type = 'inventory_adjusted'), 0) AS safety_stock
-             FROM inventory_event JOIN looked USING (sku_id, location_id) GROUP BY sku_id, location_id
+             FROM inventory_movement JOIN looked USING (sku_id, location_id) GROUP BY sku_id, location_id
          )
          SELECT sku_id, location_id FROM looked LEFT JOIN summed s USING (sku_id, location_id)
          LEFT JOIN inventory_balance b USING (sku_id, location_id)

@@ -190,7 +190,7 @@ impl Ledger {
                  status = CASE WHEN w.done THEN 'corrected' ELSE 'manual_review' END,
                  review = CASE WHEN w.done THEN NULL ELSE $4 END,
                  event_id = CASE WHEN w.done THEN (
-                     SELECT max(event_id) FROM inventory_event e WHERE e.reservation_id = d.reservation_id
+                     SELECT max(event_id) FROM inventory_movement e WHERE e.reservation_id = d.reservation_id
                          AND e.created_at >= (SELECT started_at FROM reconciliation_report WHERE report_id = $3)) END
              FROM UNNEST($1::int8[], $2::bool[]) AS w(discrepancy_id, done)
              WHERE d.discrepancy_id = w.discrepancy_id AND d.status = 'manual_review'",

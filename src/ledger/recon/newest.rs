@@ -162,7 +162,7 @@ pub(super) async fn held(
              LATERAL (
                  SELECT coalesce(sum(quantity_delta), 0) AS units,
                      coalesce(sum(quantity_delta) FILTER (WHERE e.created_at < o.at), 0) AS units_before
-                 FROM inventory_event e
+                 FROM inventory_movement e
                  WHERE e.reservation_id = r.reservation_id AND e.event_type = 'inventory_returned'
                    AND e.created_at >= r.created_at
              ) back

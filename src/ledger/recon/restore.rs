@@ -194,7 +194,7 @@ async fn lock_balance(tx: &mut Connection, item: &Item) -> Result<(), LedgerErro
 /// sale, for there is no index of all reservations by item: that would cost every buyer.
 pub const SIDES: &str = "-- recon.sides: one item; its events can't grow, for whoever posts one holds the balance
     WITH b AS (SELECT * FROM inventory_balance WHERE sku_id = $1 AND location_id = $2),
-    e AS (SELECT * FROM inventory_event WHERE sku_id = $1 AND location_id = $2),
+    e AS (SELECT * FROM inventory_movement WHERE sku_id = $1 AND location_id = $2),
     s AS (
         SELECT sum(on_hand_delta) AS on_hand, sum(reserved_delta) AS reserved,
             sum(unavailable_delta) AS unavailable, sum(escrowed_delta) AS escrowed, sum(sold_delta) AS sold,
@@ -257,7 +257,7 @@ async fn adjustments_have_events(tx: &mut Connection, item: &Item) -> Result<boo
         "-- recon.adjustments_have_events
          SELECT NOT EXISTS (
              SELECT 1 FROM adjustment a WHERE sku_id = $1 AND location_id = $2
-                 AND NOT EXISTS (SELECT 1 FROM inventory_event e WHERE e.event_id = a.event_id))",
+                 AND NOT EXISTS (SELECT 1 FROM inventory_movement e WHERE e.event_id = a.event_id))",
     )
     .bind(item.sku.as_str())
     .bind(item.location.as_str())

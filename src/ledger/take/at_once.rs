@@ -1,8 +1,8 @@
 //! A batch that gets everything it asks for, in one statement that is a transaction of its own.
 //!
 //! Of a hot item nearly every batch is such: new keys, no sale, enough units. Its statement looks whether all of that is
-//! so by what is committed, and writes everything, or nothing. Whatever is not plain (a replay, a shortage, a sale, parts
-//! of lanes, several items, whose balances have to be locked in their order) is left to the transaction that decides each
+//! so by what is committed, and writes everything, or nothing. Whatever is not plain (a replay, a shortage, a sale, a cart,
+//! several items, whose balances have to be locked in their order) is left to the transaction that decides each
 //! request by itself. What changes between the look and the update is found by constraints, or by the balances after the
 //! update, and undoes the statement.
 
@@ -15,7 +15,7 @@ use super::stock::{instant, stocks};
 use super::store::{self, Taken};
 use super::{Claims, TakeAnswer, TakeAsk};
 use crate::ledger::claims::{Claimant, Claiming};
-use crate::ledger::post::{bind, made_rows, posting};
+use crate::ledger::post::{Reserving, made_rows, reserving};
 use crate::ledger::reservation::Locked;
 use crate::ledger::{Ledger, LedgerError};
 
@@ -77,44 +77,35 @@ impl Ledger {
         taken: &[Taken<'_>],
         claiming: &Claiming,
     ) -> Result<Option<DateTime<Utc>>, LedgerError> {
-        let (made, movements) = store::rows(taken);
-        let keys = claiming.columns();
-        let posting = sqlx::query_as(concat!(
-            posting!(
+        let reserving = Reserving {
+            made: store::made(taken),
+            keys: claiming.columns(),
+        };
+        let posting = reserving.bind(sqlx::query_as(concat!(
+            reserving!(
                 "-- take.at_once",
                 concat!(
                     "clock AS MATERIALIZED (
-             SELECT NOT EXISTS (SELECT FROM inventory_key WHERE key_hash = ANY($53::uuid[]))
+             SELECT NOT EXISTS (SELECT FROM inventory_key WHERE key_hash = ANY($23::uuid[]))
                  AND NOT EXISTS (
-                     SELECT FROM UNNEST($1::text[], $2::text[], $4::int8[]) AS asked(sku_id, location_id, units)
+                     SELECT FROM UNNEST($19::text[], $20::text[], $21::int8[]) AS asked(sku_id, location_id, units)
                      LEFT JOIN (",
-                    stocks!("$1", "$2"),
+                    stocks!("$19", "$20"),
                     ") stock USING (sku_id, location_id)
                      WHERE on_sale IS NOT NULL OR coalesce(available, 0) < units
                  ) AS go, ",
                     instant!(),
-                    "
-         ), claimed AS (
-             INSERT INTO inventory_key (key_hash, subject_id, fingerprint, derived)
-             SELECT key.* FROM UNNEST($53::uuid[], $54::uuid[], $55::int8[], $56::bool[]) AS key, clock WHERE go
-             RETURNING 1
-         ), ",
-                    made_rows!("AND (SELECT count(*) FROM claimed) >= 0", after posting),
-                    ", "
+                    ")"
                 ),
-                ", clock WHERE go AND (SELECT count(*) FROM made) >= 0"
+                "",
+                from stock
             ),
-            "SELECT now, CASE WHEN (
-                 SELECT count(*) FROM before b JOIN sums d USING (sku_id, location_id)
-                 WHERE b.on_hand - b.reserved - b.unavailable - b.escrowed - b.safety_stock >= d.reserved
-             ) < (SELECT count(*) FROM sums) THEN start_over('a balance has changed meanwhile') END FROM clock WHERE go"
-        ));
-        let posting = made
-            .bind(bind(posting, &movements))
-            .bind(keys.hashes)
-            .bind(keys.subjects)
-            .bind(keys.fingerprints)
-            .bind(keys.derived);
+            "
+         SELECT now, CASE WHEN (
+                 SELECT count(*) FROM before
+                 WHERE on_hand - reserved - unavailable - escrowed - safety_stock >= units
+             ) < cardinality($19::text[]) THEN start_over('a balance has changed meanwhile') END FROM clock WHERE go"
+        )));
         match posting.fetch_optional(&self.pool).await.map_err(LedgerError::from) {
             Ok(written) => Ok(written.map(|(now, _): (DateTime<Utc>, Option<bool>)| now)),
             // Somebody else got a key or the units between the look and the writing, or one ask can't be stored.
@@ -132,8 +123,8 @@ fn plain<'a>(asks: &'a [TakeAsk], claims: &'a [Claims]) -> Option<Vec<Taken<'a>>
     if items.any(|item| item != first) {
         return None;
     }
-    let taken = |(ask, claims)| {
-        let hold_ms = plain_hold_ms(ask)?;
+    let taken = |(ask, claims): (&'a TakeAsk, &'a Claims)| {
+        let hold_ms = plain_hold_ms(ask).filter(|_| claims.lines.is_empty())?;
         Some(Taken { ask, claims, hold_ms })
     };
     asks.iter().zip(claims).map(taken).collect()

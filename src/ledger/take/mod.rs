@@ -161,7 +161,7 @@ impl Ledger {
             }
         }
         store::join(&mut tx, &taken, &parts, at.now).await?;
-        let (made, movements) = store::rows(&taken);
+        let (made, movements) = (store::made(&taken), store::movements(&taken));
         if was_enough(post_made(&mut tx, &made, at, &movements).await, basis)? {
             let answers = answers(fates, &taken, &parts, at.now)?;
             tx.commit().await?;

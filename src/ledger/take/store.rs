@@ -142,10 +142,14 @@ impl<'a> Taken<'a> {
     }
 }
 
-/// The reservations, and how they move the balances.
-pub(super) fn rows<'a>(taken: &[Taken<'a>]) -> (Made<'a>, Vec<Movement>) {
-    let made = Made(taken.iter().flat_map(Taken::rows).collect());
-    (made, taken.iter().flat_map(Taken::movements).collect())
+/// The reservations.
+pub(super) fn made<'a>(taken: &[Taken<'a>]) -> Made<'a> {
+    Made(taken.iter().flat_map(Taken::rows).collect())
+}
+
+/// How they move the balances.
+pub(super) fn movements(taken: &[Taken<'_>]) -> Vec<Movement> {
+    taken.iter().flat_map(Taken::movements).collect()
 }
 
 /// Makes lanes' reservations parts of their carts.

@@ -178,7 +178,7 @@ async fn lock_adjustment(tx: &mut Connection, event_id: i64) -> Result<Option<Wr
 
 async fn event_is_known(tx: &mut Connection, event_id: i64) -> Result<bool, LedgerError> {
     Ok(
-        sqlx::query_scalar("-- undo.event\nSELECT EXISTS (SELECT 1 FROM inventory_event WHERE event_id = $1)")
+        sqlx::query_scalar("-- undo.event\nSELECT EXISTS (SELECT 1 FROM inventory_movement WHERE event_id = $1)")
             .bind(event_id)
             .fetch_one(tx)
             .await?,
@@ -201,7 +201,7 @@ async fn read_deltas(tx: &mut Connection, event_id: i64, near: DateTime<Utc>) ->
         "-- undo.deltas
          SELECT on_hand_delta, reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta,
              returned_delta
-         FROM inventory_event WHERE event_id = $1 AND created_at BETWEEN $2 AND $3",
+         FROM inventory_movement WHERE event_id = $1 AND created_at BETWEEN $2 AND $3",
     )
     .bind(event_id)
     .bind(near - NEAR)

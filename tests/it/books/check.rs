@@ -175,7 +175,7 @@ impl Play {
 
     /// All events of a SKU, once the newest of them is settled.
     async fn events(&self, sku: &str) -> Vec<Value> {
-        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM inventory_event WHERE sku_id = $1")
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM inventory_movement WHERE sku_id = $1")
             .bind(sku)
             .fetch_one(&self.door.pool)
             .await

@@ -31,7 +31,7 @@ const IN_LEDGER: [(Check, &str); 7] = [
     (
         Check::C1,
         "UPDATE inventory_event SET on_hand = on_hand + 1
-         WHERE event_id = (SELECT max(event_id) FROM inventory_event)",
+         WHERE event_id = (SELECT max(event_id) FROM inventory_movement)",
     ),
     (
         Check::C8,

@@ -60,7 +60,7 @@ async fn events_stay_as_they_are() {
         assert_stays(&desk.pool, day).await;
     }
     assert_eq!(
-        desk.count("SELECT on_hand FROM inventory_event WHERE sku_id = 'hot'")
+        desk.count("SELECT on_hand FROM inventory_movement WHERE sku_id = 'hot'")
             .await,
         100
     );

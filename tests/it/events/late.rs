@@ -30,7 +30,7 @@ pub(super) async fn walk(ledger: &Ledger, mut after: Option<After>, limit: u16) 
 }
 
 pub(super) async fn all(pool: &PgPool) -> Vec<i64> {
-    sqlx::query_scalar("SELECT event_id FROM inventory_event ORDER BY event_id")
+    sqlx::query_scalar("SELECT event_id FROM inventory_movement ORDER BY event_id")
         .fetch_all(pool)
         .await
         .expect("reads")

@@ -54,7 +54,7 @@ async fn plant(pool: &PgPool, events: i64) {
              fingerprint, explicit_key, trace_id, expires_at, created_at, updated_at)
          SELECT DISTINCT ON (order_id) reservation_id, order_id, sku_id, location_id, 1,
              'COMMITTED'::reservation_status, reservation_id, 0, false, reservation_id, created_at, created_at, created_at
-         FROM inventory_event ORDER BY order_id, event_id",
+         FROM inventory_movement ORDER BY order_id, event_id",
     )
     .execute(&mut *connection)
     .await
@@ -285,7 +285,7 @@ async fn a_walk_over_all_days_meets_each_event_once() {
         wanted.after = next.to_string().parse().ok();
     }
     let all: Vec<i64> =
-        sqlx::query_scalar("SELECT event_id FROM inventory_event WHERE location_id = 'w3' ORDER BY event_id")
+        sqlx::query_scalar("SELECT event_id FROM inventory_movement WHERE location_id = 'w3' ORDER BY event_id")
             .fetch_all(&desk.pool)
             .await
             .expect("reads");

@@ -25,7 +25,7 @@ async fn an_adjustment_shows_the_balance_before_and_after_and_happens_once() {
                "damaged": unavailable, "returned": 0, "available": 100 - unavailable})
     };
     assert_eq!((&first["before"], &first["after"]), (&image(0), &image(7)));
-    let operator: String = sqlx::query_scalar("SELECT operator FROM inventory_event WHERE event_id = $1")
+    let operator: String = sqlx::query_scalar("SELECT operator FROM inventory_movement WHERE event_id = $1")
         .bind(first["eventId"].as_i64())
         .fetch_one(&whole.pool)
         .await

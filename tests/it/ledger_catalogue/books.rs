@@ -220,7 +220,7 @@ impl Books {
         self.desk.assert_books_balance().await;
         let unexplained: Vec<String> = sqlx::query_scalar(
             "SELECT b.location_id FROM inventory_balance b
-             LEFT JOIN inventory_event e USING (sku_id, location_id)
+             LEFT JOIN inventory_movement e USING (sku_id, location_id)
              GROUP BY b.sku_id, b.location_id
              HAVING (b.on_hand, b.reserved, b.unavailable, b.escrowed, b.sold, b.damaged, b.returned, b.safety_stock)
                  IS DISTINCT FROM (coalesce(sum(on_hand_delta), 0), coalesce(sum(reserved_delta), 0),

@@ -63,7 +63,7 @@ async fn each_reason_moves_the_balance_its_own_way() {
         change(&mut expected);
         assert_eq!(adjustment.after, expected, "{reason:?}");
         let row: (String, i64, Option<String>, Option<String>, Option<String>) = sqlx::query_as(
-            "SELECT event_type::text, quantity_delta, reason, reference_id, operator FROM inventory_event
+            "SELECT event_type::text, quantity_delta, reason, reference_id, operator FROM inventory_movement
              WHERE event_id = $1",
         )
         .bind(adjustment.event_id)
@@ -224,7 +224,7 @@ async fn safety_stock_follows_the_sku_unless_set_apart_and_has_its_events() {
     books.ledger.put_sku(&hot(4), &by, None).await.expect("puts");
     assert_eq!(safety(&books).await, [("wh1".into(), 4), ("wh2".into(), 8)]);
     books.check().await;
-    let events = books.number::<i64>("SELECT count(*) FROM inventory_event").await;
+    let events = books.number::<i64>("SELECT count(*) FROM inventory_movement").await;
     books.ledger.put_sku(&hot(4), &by, None).await.expect("puts");
     books
         .ledger
@@ -232,7 +232,7 @@ async fn safety_stock_follows_the_sku_unless_set_apart_and_has_its_events() {
         .await
         .expect("puts");
     assert_eq!(
-        books.number::<i64>("SELECT count(*) FROM inventory_event").await,
+        books.number::<i64>("SELECT count(*) FROM inventory_movement").await,
         events
     );
     books
@@ -247,7 +247,7 @@ async fn safety_stock_follows_the_sku_unless_set_apart_and_has_its_events() {
     // Each event tells what was kept back at its own location, before and after.
     let told: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT location_id, (metadata->'safetyStock'->>'before')::int8, (metadata->'safetyStock'->>'after')::int8
-         FROM inventory_event WHERE reason = 'safety_stock' ORDER BY location_id, event_id",
+         FROM inventory_movement WHERE reason = 'safety_stock' ORDER BY location_id, event_id",
     )
     .fetch_all(&books.pool)
     .await

@@ -53,7 +53,7 @@ async fn written(desk: &Desk) -> Vec<String> {
          FROM inventory_key k LEFT JOIN inventory_reservation ON reservation_id = subject_id
          UNION ALL SELECT 'e' || concat_ws(' ', event_type, e.sku_id, quantity_delta, reserved_delta, escrowed_delta, on_hand,
                     e.order_id, e.trace_id, reason, r.order_id)
-         FROM inventory_event e LEFT JOIN inventory_reservation r USING (reservation_id)
+         FROM inventory_movement e LEFT JOIN inventory_reservation r USING (reservation_id)
          UNION ALL SELECT 'b' || concat_ws(' ', sku_id, on_hand, reserved, escrowed) FROM inventory_balance
          UNION ALL SELECT 'c' || concat_ws(' ', sale_no, lane, counter, durable, rejected, drift) FROM sale_bucket
          UNION ALL SELECT 'l' || concat_ws(' ', lane, state, cursor_seq, cursor_total, grant_no) FROM lane

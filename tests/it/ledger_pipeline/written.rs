@@ -38,7 +38,7 @@ async fn a_batch_becomes_durable_once() {
     );
     assert_eq!(b.expires_at, lane.road.time.plus_ms(900_000));
     let reserved =
-        "SELECT count(*) FROM inventory_event WHERE event_type = 'inventory_reserved' AND quantity_delta < 0";
+        "SELECT count(*) FROM inventory_movement WHERE event_type = 'inventory_reserved' AND quantity_delta < 0";
     assert_eq!(desk.count(reserved).await, 3);
     desk.assert_books_balance().await;
 }

@@ -23,7 +23,7 @@ async fn what_can_be_had_is_taken_at_once_and_all_else_by_itself() {
     let plain = [
         keyed(line(&desk, "o1", &a, 2), "k1"),
         line(&desk, "o2", &a, 3),
-        cart(&desk, "o3", &[(&a, 1)], vec![]),
+        line(&desk, "o3", &a, 1),
     ];
     let answers = desk.ledger.take(&plain).await.expect("Postgres answers");
     assert!(last_was(&desk, "-- take.at_once").await);

@@ -37,7 +37,7 @@ async fn on_hand(whole: &Whole) -> Value {
 /// Who asked for the change of this event, and who agreed to it.
 async fn people(whole: &Whole, event_id: &Value) -> Value {
     sqlx::query_scalar(
-        "SELECT jsonb_build_object('operator', operator, 'metadata', metadata) FROM inventory_event
+        "SELECT jsonb_build_object('operator', operator, 'metadata', metadata) FROM inventory_movement
          WHERE event_id = $1",
     )
     .bind(event_id.as_i64())

@@ -67,7 +67,7 @@ async fn units_come_back_in_steps_and_never_more_than_were_sold() {
     let again = give_back(&whole, &id, first).await;
     assert_eq!((again.replayed, again.body), (true, body));
     let events: Vec<(String, i64, String, String, String)> = sqlx::query_as(
-        "SELECT event_type::text, quantity_delta, reason, reference_id, order_id FROM inventory_event
+        "SELECT event_type::text, quantity_delta, reason, reference_id, order_id FROM inventory_movement
          WHERE event_type = 'inventory_returned' ORDER BY event_id",
     )
     .fetch_all(&whole.pool)

@@ -76,7 +76,7 @@ async fn all_movements_at_once_end_and_leave_the_books_right() {
     tokio::join!(buyers, movers, correctors);
     // Whatever was asked twice was done once.
     let twice: i64 = sqlx::query_scalar(
-        "SELECT count(*) FROM (SELECT reference_id FROM inventory_event WHERE reference_id LIKE 'c%'
+        "SELECT count(*) FROM (SELECT reference_id FROM inventory_movement WHERE reference_id LIKE 'c%'
              AND event_type = 'inventory_adjusted' GROUP BY reference_id HAVING count(*) > 1) AS twice",
     )
     .fetch_one(&whole.pool)

@@ -38,7 +38,7 @@ async fn both_sides_move_once_and_say_so() {
         (422, "IDEMPOTENCY_KEY_REUSED")
     );
     let events: Vec<(String, i64, i64, String, String)> = sqlx::query_as(
-        "SELECT location_id, quantity_delta, on_hand, reference_id, operator FROM inventory_event
+        "SELECT location_id, quantity_delta, on_hand, reference_id, operator FROM inventory_movement
          WHERE event_type = 'inventory_transferred' ORDER BY event_id",
     )
     .fetch_all(&whole.pool)

@@ -82,7 +82,7 @@ async fn what_commits_late_under_an_early_id_is_not_missed() {
     assert_eq!(caught_up(&desk).await, 1);
     assert_eq!(differences(&desk).await, 0);
     // With no transaction in the way, what was seen is settled, and looked at no more.
-    let open = "SELECT count(*) FROM snapshot_feed WHERE settled_id < (SELECT max(event_id) FROM inventory_event)";
+    let open = "SELECT count(*) FROM snapshot_feed WHERE settled_id < (SELECT max(event_id) FROM inventory_movement)";
     while desk.count(open).await != 0 {
         caught_up(&desk).await;
     }

@@ -78,7 +78,7 @@ async fn a_balance_that_changed_without_an_event_is_brought_back() {
     );
     let event = report.discrepancies[0].event_id.expect("an event");
     let told: (String, String, i64, i64, serde_json::Value) = sqlx::query_as(
-        "SELECT reason, reference_id, on_hand_delta, on_hand, metadata FROM inventory_event WHERE event_id = $1",
+        "SELECT reason, reference_id, on_hand_delta, on_hand, metadata FROM inventory_movement WHERE event_id = $1",
     )
     .bind(event)
     .fetch_one(&desk.pool)
@@ -145,7 +145,7 @@ async fn a_balance_is_not_fitted_to_events_that_are_incomplete() {
     // The last event goes: what is left of them agrees with itself, but an adjustment is without its event.
     tamper(
         &desk,
-        "DELETE FROM inventory_event WHERE event_id = (SELECT max(event_id) FROM inventory_event)",
+        "DELETE FROM inventory_event WHERE event_id = (SELECT max(event_id) FROM inventory_movement)",
     )
     .await;
     let report = compare(&desk).await;

@@ -72,7 +72,7 @@ async fn what_waits_is_listed_looked_at_and_repaired() {
         "{said}"
     );
     assert_eq!((on_hand(&whole, "a").await, on_hand(&whole, "b").await), (280, 490));
-    let operator: String = sqlx::query_scalar("SELECT operator FROM inventory_event WHERE reference_id = 'c1'")
+    let operator: String = sqlx::query_scalar("SELECT operator FROM inventory_movement WHERE reference_id = 'c1'")
         .fetch_one(&whole.pool)
         .await
         .expect("one correction");

@@ -40,12 +40,13 @@ async fn a_count_is_compared_with_the_moment_it_was_made() {
                "cause": "counted_less", "status": "corrected", "eventId": event})
     );
     assert_eq!(on_hand(&whole, "hot").await, 108, "what came later stays");
-    let posted: (String, String, i64, String) =
-        sqlx::query_as("SELECT reason, reference_id, on_hand_delta, operator FROM inventory_event WHERE event_id = $1")
-            .bind(event)
-            .fetch_one(&whole.pool)
-            .await
-            .expect("the event");
+    let posted: (String, String, i64, String) = sqlx::query_as(
+        "SELECT reason, reference_id, on_hand_delta, operator FROM inventory_movement WHERE event_id = $1",
+    )
+    .bind(event)
+    .fetch_one(&whole.pool)
+    .await
+    .expect("the event");
     let expected = (
         "cycle_count_correction".to_owned(),
         "c1".to_owned(),

@@ -105,7 +105,7 @@ async fn what_follows_for_certain_is_done_and_the_rest_waits() {
     let corrected = report["discrepancies"].as_array().expect("a list").iter();
     for d in corrected.filter(|d| d["status"] == "corrected") {
         let event: (String, String) =
-            sqlx::query_as("SELECT event_type::text, operator FROM inventory_event WHERE event_id = $1")
+            sqlx::query_as("SELECT event_type::text, operator FROM inventory_movement WHERE event_id = $1")
                 .bind(d["eventId"].as_i64())
                 .fetch_one(&whole.pool)
                 .await

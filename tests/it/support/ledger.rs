@@ -377,7 +377,7 @@ pub(crate) async fn assert_books_balance(pool: &PgPool) {
              WHERE state <> 'ended' AND allocation <> unsold + promised
              UNION ALL
              SELECT 'events', b.sku_id, b.on_hand, sum(e.on_hand_delta)::int8
-             FROM inventory_balance b LEFT JOIN inventory_event e USING (sku_id, location_id)
+             FROM inventory_balance b LEFT JOIN inventory_movement e USING (sku_id, location_id)
              GROUP BY b.sku_id, b.location_id
              HAVING (b.on_hand, b.reserved, b.unavailable, b.escrowed, b.sold) IS DISTINCT FROM
                  (coalesce(sum(e.on_hand_delta), 0), coalesce(sum(e.reserved_delta), 0),

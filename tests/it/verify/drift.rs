@@ -323,7 +323,7 @@ async fn a_thousand_faults_are_found_while_it_sells() {
     let (planted, _) = futures::join!(planting, futures::future::join_all(shoppers));
     assert!(planted >= PLANTED && made.load(Ordering::Relaxed) > 0);
     assert!(compare(&fair).await.report.is_none(), "all is put right");
-    let touched = "SELECT count(*) FROM inventory_event WHERE sku_id = 'hot' AND reason LIKE '%\\_corrected'";
+    let touched = "SELECT count(*) FROM inventory_movement WHERE sku_id = 'hot' AND reason LIKE '%\\_corrected'";
     assert_eq!(fair.desk.count(touched).await, 0);
     let frozen = "SELECT count(*) FROM sale WHERE state <> 'live'";
     assert_eq!(fair.desk.count(frozen).await, 0);

@@ -85,7 +85,7 @@ async fn an_oversell_attempt_freezes_that_sale_and_no_other() {
     // Siblings' units came to help; what was never there did not.
     let reserved = "SELECT reserved FROM inventory_balance WHERE sku_id = 'hot'";
     assert!(fair.desk.count(reserved).await <= UNITS);
-    let told = "SELECT count(*) FROM inventory_event WHERE reason = 'sale_frozen' AND sku_id = 'hot'
+    let told = "SELECT count(*) FROM inventory_movement WHERE reason = 'sale_frozen' AND sku_id = 'hot'
         AND metadata ->> 'cause' = 'oversell_attempt' AND operator = 'AUTO_RECONCILE'";
     assert_eq!(fair.desk.count(told).await, 1);
     let waits = "SELECT count(*) FROM reconciliation_discrepancy WHERE cause = 'oversell_attempt' AND sale_id = 'hot'

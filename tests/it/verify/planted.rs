@@ -35,7 +35,7 @@ const PLANTED: [(Kind, &str, &str); 19] = [
     (
         Kind::EventGap,
         "gone",
-        "DELETE FROM inventory_event WHERE event_id = (SELECT min(event_id) FROM inventory_event WHERE sku_id = 'gone')",
+        "DELETE FROM inventory_event WHERE event_id = (SELECT min(event_id) FROM inventory_movement WHERE sku_id = 'gone')",
     ),
     (
         Kind::EventShape,
@@ -221,7 +221,7 @@ async fn every_kind_of_fault_is_found_by_name() {
     until("the copy to have settled", async || {
         fair.desk.ledger.follow().await.expect("follows");
         let settled =
-            "SELECT count(*) FROM snapshot_feed WHERE settled_id >= (SELECT max(event_id) FROM inventory_event)";
+            "SELECT count(*) FROM snapshot_feed WHERE settled_id >= (SELECT max(event_id) FROM inventory_movement)";
         let settled: i64 = sqlx::query_scalar(settled).fetch_one(&fair.desk.pool).await.ok()?;
         (settled > 0).then_some(())
     })

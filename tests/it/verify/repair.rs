@@ -31,7 +31,7 @@ async fn drift_is_listed_and_repaired() {
     assert_eq!(report.exit_code(), 0, "{report}");
     assert_eq!(report.repaired.len(), 4, "{report}");
     fair.assert_agrees().await;
-    let told = "SELECT count(*) FROM inventory_event WHERE reason = 'drift_corrected' AND operator = 'ann'
+    let told = "SELECT count(*) FROM inventory_movement WHERE reason = 'drift_corrected' AND operator = 'ann'
         AND event_type = 'inventory_adjusted' AND quantity_delta = 0 AND escrowed_delta = 0";
     assert_eq!(fair.desk.count(told).await, 2);
     assert_eq!(

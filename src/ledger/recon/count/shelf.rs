@@ -78,7 +78,7 @@ pub(in crate::ledger::recon) async fn shelves(
         "-- recon.shelves: an instant of the API is a whole millisecond
          SELECT b.sku_id, b.on_hand, b.reserved, b.unavailable, b.safety_stock, b.escrowed, b.sold, b.damaged, b.returned,
              (b.on_hand - coalesce((
-                 SELECT sum(on_hand_delta) FROM inventory_event e
+                 SELECT sum(on_hand_delta) FROM inventory_movement e
                  WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id
                    AND e.created_at >= $3 + interval '1 ms'
                    AND NOT EXISTS (
