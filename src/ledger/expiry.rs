@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::connection::Connection;
 use super::endings::{Ended, record};
-use super::reservation::{ReservationRow, columns};
+use super::reservation::{ReservationRow, columns, due};
 use super::stall::pulse;
 use super::{Ledger, LedgerError};
 use crate::domain::lane::LaneNo;
@@ -95,9 +95,11 @@ const STANDS_STILL: i64 = 5;
 /// What tells an overdue row.
 macro_rules! overdue {
     () => {
-        "deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) <= (SELECT beat_at FROM pulse) AS over, \
-         s.state IS NOT DISTINCT FROM 'frozen' AS frozen, (SELECT beat_at FROM pulse) AS beat_at, \
-         r.expires_at"
+        concat!(
+            due!(),
+            " <= (SELECT beat_at FROM pulse) AS over, s.state IS NOT DISTINCT FROM 'frozen' AS frozen, \
+             (SELECT beat_at FROM pulse) AS beat_at, r.expires_at"
+        )
     };
 }
 

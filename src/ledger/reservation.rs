@@ -18,15 +18,27 @@ use crate::domain::reservation::{Ack, Cause, Line, Reservation, Status};
 use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::domain::sale::SaleState;
 
+/// The deadline of `r` with the stalls that it has not been given. They are looked through only where one ended after it
+/// was made: that is a function's call and a statement for each row.
+macro_rules! due {
+    () => {
+        "CASE WHEN r.created_at < (SELECT max(until_at) FROM stall) \
+             THEN deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) ELSE r.expires_at END"
+    };
+}
+pub(super) use due;
+
 /// What every statement here reads of `r`, a tier of reservations, and `s`, its sale if it has one.
 macro_rules! columns {
     () => {
-        "r.reservation_id, r.order_id, r.user_id, r.sku_id, r.location_id, r.quantity, r.status::text AS status, \
-         r.cause, r.first_id, r.sale_no, r.lane, r.payment_id, r.trace_id, r.created_at, r.updated_at, r.key_hash, \
-         r.fingerprint, r.explicit_key, r.cart_id, r.cart_parts, r.pinned_at, r.rescued_at, \
-         deadline(r.expires_at, r.created_at, r.sale_no, r.stall_no) AS due, \
-         greatest(r.stall_no, (SELECT max(stall_no) FROM stall)) AS stalls, \
-         s.state::text AS sale_state, s.hold_ms, s.hold_max_ms"
+        concat!(
+            "r.reservation_id, r.order_id, r.user_id, r.sku_id, r.location_id, r.quantity, r.status::text AS status, \
+             r.cause, r.first_id, r.sale_no, r.lane, r.payment_id, r.trace_id, r.created_at, r.updated_at, r.key_hash, \
+             r.fingerprint, r.explicit_key, r.cart_id, r.cart_parts, r.pinned_at, r.rescued_at, ",
+            due!(),
+            " AS due, greatest(r.stall_no, (SELECT max(stall_no) FROM stall)) AS stalls, \
+             s.state::text AS sale_state, s.hold_ms, s.hold_max_ms"
+        )
     };
 }
 pub(super) use columns;

@@ -198,13 +198,9 @@ async fn update_rows(tx: &mut Connection, ended: &[Ended]) -> Result<DateTime<Ut
 /// After a release or an expiry the order may reserve again: the derived key and the order's line are free. A key that
 /// the client chose stays.
 async fn delete_keys(tx: &mut Connection, ended: &[Ended]) -> Result<(), LedgerError> {
-    let mut hashes = Vec::new();
-    let mut subjects = Vec::new();
+    let mut freed: Vec<(Uuid, Uuid)> = Vec::new();
     for e in ended.iter().filter(|e| e.status != Status::Committed) {
-        let mut free = |hash: Uuid, subject: Uuid| {
-            hashes.push(hash);
-            subjects.push(subject);
-        };
+        let mut free = |hash: Uuid, subject: Uuid| freed.push((hash, subject));
         for location in [e.row.location_id.as_str(), ""] {
             let line = KeyHash::order_line(&e.row.order_id, &e.row.sku_id, location);
             free(line.to_uuid(), e.row.reservation_id);
@@ -218,9 +214,13 @@ async fn delete_keys(tx: &mut Connection, ended: &[Ended]) -> Result<(), LedgerE
             free(KeyHash::order_line(&e.row.order_id, &e.row.sku_id, "").to_uuid(), cart);
         }
     }
-    if hashes.is_empty() {
+    if freed.is_empty() {
         return Ok(());
     }
+    // A derived key is mostly that of the line.
+    freed.sort_unstable();
+    freed.dedup();
+    let (hashes, subjects): (Vec<Uuid>, Vec<Uuid>) = freed.into_iter().unzip();
     sqlx::query(
         "-- ending.free_keys: only where the row is still this reservation's
          DELETE FROM inventory_key k USING UNNEST($1::uuid[], $2::uuid[]) AS e(key_hash, subject_id)

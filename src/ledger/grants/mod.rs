@@ -111,7 +111,7 @@ impl Ledger {
     /// Asks lane `from` for up to `units` units of a sale, for lane `to`; returns the grant that asks.
     ///
     /// # Errors
-    /// `Data` where there is no such sale or lane.
+    /// Postgres can't be asked.
     pub async fn request_move(&self, sale_no: i32, from: LaneNo, to: LaneNo, units: u32) -> Result<i64, LedgerError> {
         let mut tx = self.begin().await?;
         let take = NewGrant {
@@ -257,8 +257,9 @@ async fn number(tx: &mut Connection, lane: LaneNo, last: i64, on: &[&Waiting]) -
     }
     let ids: Vec<i64> = on.iter().map(|grant| grant.grant_id).collect();
     sqlx::query(
-        "-- grants.number: by ids; planned for an empty queue, it might read the lane's, whole
-         UPDATE lane_grant SET grant_no = $3 + array_position($2::int8[], grant_id)
+        "-- grants.number: by ids; planned for an empty queue, it might read the lane's, whole. They are sorted, so the
+         -- bucket of an id is its place among them
+         UPDATE lane_grant SET grant_no = $3 + width_bucket(grant_id, $2::int8[])
          WHERE grant_id = ANY($2) AND lane + 0 = $1",
     )
     .bind(lane.to_i16())
