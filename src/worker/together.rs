@@ -22,7 +22,7 @@ use crate::metric;
 /// To a Postgres process that always does the same a statement costs a tenth less than to two that take turns.
 const CONNECTIONS_MAX: u32 = 1;
 /// Most reservations a statement …
-const ROWS_MAX: usize = 4096;
+const ROWS_MAX: usize = 256;
 /// … and of a lane that would have to wait for it.
 const SHARE_MAX: usize = 128;
 /// Most sales that are remembered.

@@ -216,6 +216,9 @@ impl Ledger {
             made: Made(asks().filter_map(row).collect()),
             keys: claiming.columns(),
         };
+        if reserving.made.0.len() != claimants.len() {
+            return Ok(None);
+        }
         let mut buyers: BTreeMap<(i32, LaneNo, &str), i64> = BTreeMap::new();
         for (lane, ask) in asks() {
             if let Some((sale_no, user)) = ask.user() {

@@ -183,7 +183,7 @@ async fn stock(tx: &mut Connection) -> Result<Vec<Stock>, LedgerError> {
     let mut rows = sqlx::query_as::<_, ChangeRow>(
         "-- account.changes: numbers are drawn under the balance's lock, so an item's are in the order of its changes, and
          -- those of one transaction stand together
-         SELECT event_id, xmin::text::int8 AS transaction, event_type::text AS event_type, reason, sku_id, location_id,
+         SELECT event_id, transaction::text::int8 AS transaction, event_type::text AS event_type, reason, sku_id, location_id,
              reservation_id, on_hand_delta, reserved_delta, unavailable_delta, escrowed_delta, sold_delta,
              damaged_delta, returned_delta, on_hand, reserved, unavailable, escrowed, sold, damaged, returned
          FROM inventory_movement ORDER BY event_id",

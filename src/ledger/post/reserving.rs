@@ -18,7 +18,7 @@ pub(in crate::ledger) struct Reserving<'a> {
 }
 
 /// The beginning of a statement that claims keys, makes reservations, takes their units from the balances and appends
-/// their events, of `$1` to `$26` as [`Reserving::bind`] gives them. `$with` ends with a part `clock`: the time, and
+/// their events, of `$1` to `$26` as [`Reserving::bind`] gives them. `$with` has a part `clock`: the time, and
 /// whether to do anything at all; `$and` is what else the keys wait for. Balances and events as in
 /// [`posting!`](super::posting).
 macro_rules! reserving {

@@ -293,8 +293,9 @@ async fn put_back(
          )
          INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, on_hand, reserved, unavailable,
              escrowed, sold, damaged, returned, reason, reference_id, operator, trace_id, metadata)
-         SELECT $11::inventory_event_type, sku_id, location_id, 0, on_hand, reserved, unavailable, escrowed, sold, damaged,
-             returned, $12, $13, $14, $15, $16 FROM b
+         SELECT $11::inventory_event_type, sku_id, location_id, 0, nullif(on_hand, 0), nullif(reserved, 0),
+             nullif(unavailable, 0), nullif(escrowed, 0), nullif(sold, 0), nullif(damaged, 0), nullif(returned, 0), $12,
+             $13, $14, $15, $16 FROM b
          RETURNING event_id",
     )
     .bind(restore.item.sku.as_str())

@@ -30,7 +30,7 @@ const UNITS: i64 = 40;
 const IN_LEDGER: [(Check, &str); 7] = [
     (
         Check::C1,
-        "UPDATE inventory_event SET on_hand = on_hand + 1
+        "UPDATE inventory_event SET on_hand = coalesce(on_hand, 0) + 1
          WHERE event_id = (SELECT max(event_id) FROM inventory_movement)",
     ),
     (

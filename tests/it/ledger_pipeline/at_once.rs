@@ -392,7 +392,7 @@ async fn what_others_may_change_meanwhile_is_kept() {
         ),
         (
             "UPDATE inventory_balance SET damaged = damaged + 5",
-            "SELECT min(b.damaged) = 5 AND min(e.damaged) = 5 FROM inventory_balance b, inventory_event e
+            "SELECT min(b.damaged) = 5 AND min(e.damaged) = 5 FROM inventory_balance b, inventory_movement e
              WHERE event_type = 'inventory_reserved'",
         ),
     ] {
