@@ -119,6 +119,16 @@ async fn what_is_written_at_once_is_what_each_lane_alone_would_write() {
             assert_eq!((done.cursor, row.cursor), (lane.road.at, lane.road.at));
         }
         desk.assert_books_balance().await;
+        let gaps = "SELECT count(*) FROM (
+                 SELECT reserved - reserved_delta AS was, escrowed - escrowed_delta AS had, lag(reserved) OVER w AS reserved,
+                     lag(escrowed) OVER w AS escrowed
+                 FROM inventory_movement WINDOW w AS (PARTITION BY sku_id, location_id ORDER BY event_id)) e
+             WHERE (was, had) <> (reserved, escrowed)";
+        assert_eq!(
+            desk.count(gaps).await,
+            0,
+            "each event goes on where the one before it ended"
+        );
         let told = |done: Done| (done.reserved, done.refused, done.drift, done.grants_for, done.settled);
         let told: Vec<_> = done.into_iter().map(told).collect();
         seen.push((told, written(desk).await));
