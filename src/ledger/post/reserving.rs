@@ -18,9 +18,8 @@ pub(in crate::ledger) struct Reserving<'a> {
 }
 
 /// The beginning of a statement that claims keys, makes reservations, takes their units from the balances and appends
-/// their events, of `$1` to `$26` as [`Reserving::bind`] gives them. `$with` has a part `clock`: the time, and
-/// whether to do anything at all; `$and` is what else the keys wait for. Balances and events as in
-/// [`posting!`](super::posting).
+/// their events, of `$1` to `$26` as [`Reserving::bind`] gives them. `$with` has a part `clock`: the time, and whether to do
+/// anything at all; `$and` is what else the keys wait for. Balances and events as in [`posting!`](super::posting).
 macro_rules! reserving {
     ($name:literal, $with:expr, $and:literal, from stock) => {
         reserving!($name, $with, $and, "", "", "NULL", "b.escrowed")

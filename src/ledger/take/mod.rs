@@ -5,8 +5,8 @@
 //! ours, and by balances as they were a moment ago: the update itself, the last thing before the commit, tells whether
 //! that was enough. Only where it was not, everything is undone and decided anew with the balances locked. So a hot
 //! balance is locked for an update and a commit, and not while keys and rows are written. Where all want one item, none as
-//! a cart, and can have it, one statement does all that (`at_once`). A cart is all or nothing, and may be made of reservations that lanes
-//! hold already.
+//! a cart, and can have it, one statement does all that (`at_once`). A cart is all or nothing, and may be made of
+//! reservations that lanes hold already.
 
 mod at_once;
 mod decide;
