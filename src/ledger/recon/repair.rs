@@ -109,9 +109,10 @@ impl Ledger {
             return Err(LedgerError::Broken(format!("units of discrepancy {}", found.id)));
         };
         let (sku, location): (&Sku, &LocationId) = (&item.sku, &item.location);
+        let since = self.since(counted_at, location, std::iter::once(sku)).await?;
         let mut tx = self.begin().await?;
         let sale = lock_sale_of(&mut tx, item).await?;
-        let shelf = shelves(&mut tx, location, &[sku], counted_at).await?.remove(0);
+        let shelf = shelves(&mut tx, location, &[sku], &since).await?.remove(0);
         if shelf.marked_at.is_some_and(|at| at >= counted_at.to_utc()) {
             resolve(&mut tx, found.id, "superseded", None, None, by).await?;
             tx.commit().await?;

@@ -1,9 +1,14 @@
 //! Balances compared with their events, and brought back to them.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
 use flashgate::domain::id::Item;
+use flashgate::domain::reconciliation::ReportKind;
+use flashgate::domain::time::Millis;
 use flashgate::ledger::adjust::{Adjust, Adjusted, Reason};
 use flashgate::ledger::once::By;
-use flashgate::ledger::recon::{Compare, Repaired, Report};
+use flashgate::ledger::recon::{Compare, Count, Counted, Repaired, Report};
 
 use crate::support::ledger::Desk;
 
@@ -112,6 +117,11 @@ async fn a_large_difference_waits_and_is_repaired_by_hand() {
         "nothing is overwritten"
     );
     // The shop goes on: the events' images now say what was never true.
+    let counted_at = Millis(
+        desk.count("SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::int8")
+            .await,
+    );
+    tokio::time::sleep(Duration::from_millis(5)).await;
     lose(&desk, &item, 50).await;
     let open = desk.ledger.open_reports(10).await.expect("Postgres answers");
     assert_eq!((open.len(), open[0].report_id, open[0].waiting), (1, report.id, 1));
@@ -134,6 +144,22 @@ async fn a_large_difference_waits_and_is_repaired_by_hand() {
     );
     lose(&desk, &item, 50).await;
     assert_audit_agrees(&desk).await;
+    let count = Count {
+        id: "c1".into(),
+        source: ReportKind::Warehouse,
+        location: item.location.clone(),
+        counted_at,
+        lines: BTreeMap::from([(item.sku.clone(), 1_000)]),
+        key: None,
+    };
+    let counted = desk.ledger.count(&count, &ann(), &BTreeSet::new()).await;
+    let Ok(Counted::Done(report)) = counted else {
+        panic!("{counted:?}")
+    };
+    assert_eq!(
+        report.different, 0,
+        "what was on the shelf is what its events say: {report:?}"
+    );
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use flashgate::ledger::{self, Ledger};
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::PgPool;
 
 use super::{COUNTS, adjust, count, moment, on_hand, report};
 use crate::support::door::{Buy, Door};
@@ -82,6 +83,55 @@ async fn counts_that_arrive_late_correct_a_difference_once() {
     assert_eq!((&told["compared"], &told["discrepancies"]), (&json!(1), &json!([])));
     assert_eq!(on_hand(&whole, "hot").await, 95);
     whole.settled().await;
+    whole.stop().await;
+}
+
+/// Events that never happened: each says that it brought a unit.
+async fn plant(pool: &PgPool, sku: &str, from: &str, until: &str) {
+    sqlx::query(&format!(
+        "SELECT ensure_day(at) FROM (VALUES ({from}), ({until})) AS planted(at)"
+    ))
+    .execute(pool)
+    .await
+    .expect("makes room");
+    sqlx::query(&format!(
+        "INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, on_hand_delta, on_hand, created_at)
+         SELECT 'inventory_received', $1, 'wh1', 1, 1, n, {from} + n * (({until}) - ({from})) / 5000
+         FROM generate_series(1, 5000) AS n"
+    ))
+    .bind(sku)
+    .execute(pool)
+    .await
+    .expect("plants");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_event_since_a_count_tells_what_was_there() {
+    let whole = Whole::open().await;
+    plant(
+        &whole.pool,
+        "cold",
+        "now() - interval '1 hour'",
+        "now() - interval '10 s'",
+    )
+    .await;
+    let at = moment(&whole).await;
+    adjust(&whole, "hot", 10, "stock_received").await;
+    // Of a hot item there may be millions of others, while its buyers wait: none of them is looked at.
+    plant(
+        &whole.pool,
+        "hot",
+        "clock_timestamp()",
+        "clock_timestamp() + interval '1 s'",
+    )
+    .await;
+    let told = whole.post(COUNTS, count("c1", &at, &[("hot", 98)])).await.expect(201);
+    let found = &told["discrepancies"][0];
+    assert_eq!(
+        (&found["expected"], &found["found"], &found["status"]),
+        (&json!(100), &json!(98), &json!("corrected"))
+    );
+    assert_eq!(on_hand(&whole, "hot").await, 108);
     whole.stop().await;
 }
 

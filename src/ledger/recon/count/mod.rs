@@ -1,7 +1,7 @@
 //! Counts: what a warehouse or a seller found, compared with what was on hand at that moment.
 //!
-//! On hand *as of* `counted_at` is what it is now, without what moved since. Corrections that followed from earlier
-//! counts say what was on the shelf before they were posted, so they are never taken out: two counts that arrive late
+//! On hand *as of* `counted_at` is what the first event after it has found. Corrections that have followed since from
+//! earlier counts say what was on the shelf before they were posted, so they are counted in: two counts that arrive late
 //! correct one difference once. All lines are judged in one transaction, under the locks of their balances.
 //!
 //! Units that are not on the shelf and that a sale has set aside are taken from the sale, as an adjustment takes them;
@@ -12,6 +12,7 @@
 
 mod givers;
 mod shelf;
+mod since;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use self::givers::{Given, Givers};
 use self::shelf::{Shelf, make_balances};
 pub(super) use self::shelf::{mark, shelves};
+use self::since::Since;
 use super::report::{self, NewDiscrepancy, Report};
 use crate::domain::difference::Figure;
 use crate::domain::id::{Item, LocationId, SaleId, Sku};
@@ -95,17 +97,26 @@ impl Ledger {
     /// # Errors
     /// The ledger could not find out.
     pub async fn count(&self, count: &Count, by: &By, keep: &BTreeSet<SaleId>) -> Result<Counted, LedgerError> {
-        match retried!(self, self.count_once(count, by, None))? {
+        let since = self
+            .since(count.counted_at, &count.location, count.lines.keys())
+            .await?;
+        match retried!(self, self.count_once(count, by, &since, None))? {
             // Sales are locked before balances, so it starts over with those that it needs.
             Counted::SetAside(skus) => {
                 let giving = Giving { skus: &skus, keep };
-                retried!(self, self.count_once(count, by, Some(giving)))
+                retried!(self, self.count_once(count, by, &since, Some(giving)))
             }
             counted => Ok(counted),
         }
     }
 
-    async fn count_once(&self, count: &Count, by: &By, giving: Option<Giving<'_>>) -> Result<Counted, LedgerError> {
+    async fn count_once(
+        &self,
+        count: &Count,
+        by: &By,
+        since: &Since,
+        giving: Option<Giving<'_>>,
+    ) -> Result<Counted, LedgerError> {
         let id = Uuid::new_v4();
         let mut tx = self.begin().await?;
         let sales = match giving {
@@ -136,7 +147,7 @@ impl Ledger {
             return Ok(Counted::UnknownSku(unknown));
         }
         let skus: Vec<&Sku> = count.lines.keys().collect();
-        let shelves = shelves(&mut tx, &count.location, &skus, count.counted_at).await?;
+        let shelves = shelves(&mut tx, &count.location, &skus, since).await?;
         for (shelf, sku) in shelves.iter().zip(&skus) {
             if let Some(marked_at) = shelf.marked_at.map(Millis::from)
                 && marked_at >= count.counted_at

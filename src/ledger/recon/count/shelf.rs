@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::Count;
+use super::since::Since;
 use crate::domain::balance::Balance;
 use crate::domain::id::{LocationId, Sku};
 use crate::domain::time::Millis;
@@ -10,6 +11,7 @@ use crate::ledger::LedgerError;
 use crate::ledger::balance::{BalanceRow, ensure_balance};
 use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
+use crate::ledger::recon::RESTORED;
 
 /// An item at the moment of the comparison.
 #[derive(Clone, Debug, sqlx::FromRow)]
@@ -57,16 +59,16 @@ pub(super) async fn make_balances(tx: &mut Connection, count: &Count, by: &By) -
     Ok(None)
 }
 
-/// The balances of these SKUs, locked, with what was on hand at `counted_at`; in the order of the SKUs, which are sorted.
+/// The balances of these SKUs, locked, with what was on hand then; in the order of the SKUs, which are sorted.
 pub(in crate::ledger::recon) async fn shelves(
     tx: &mut Connection,
     location: &LocationId,
     skus: &[&Sku],
-    counted_at: Millis,
+    since: &Since,
 ) -> Result<Vec<Shelf>, LedgerError> {
     let ids: Vec<&str> = skus.iter().map(|sku| sku.as_str()).collect();
     sqlx::query(
-        "-- recon.lock_shelves: whoever posts an event holds this lock, so none comes between the sums and the correction
+        "-- recon.lock_shelves: whoever posts an event holds this lock, so none comes between the look and the correction
          SELECT 1 FROM inventory_balance WHERE location_id = $1 AND sku_id = ANY($2)
          ORDER BY sku_id COLLATE \"C\" FOR NO KEY UPDATE",
     )
@@ -75,24 +77,41 @@ pub(in crate::ledger::recon) async fn shelves(
     .execute(&mut *tx)
     .await?;
     let shelves: Vec<Shelf> = sqlx::query_as(
-        "-- recon.shelves: an instant of the API is a whole millisecond
+        "-- recon.shelves: a balance that was brought back to its events was not what their images say, so there all of
+         -- them are summed up. The first since, where nobody has seen one, is among few
          SELECT b.sku_id, b.on_hand, b.reserved, b.unavailable, b.safety_stock, b.escrowed, b.sold, b.damaged, b.returned,
-             (b.on_hand - coalesce((
-                 SELECT sum(on_hand_delta) FROM inventory_movement e
-                 WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id
-                   AND e.created_at >= $3 + interval '1 ms'
-                   AND NOT EXISTS (
-                       SELECT 1 FROM reconciliation_discrepancy d JOIN reconciliation_report r USING (report_id)
-                       WHERE d.sku_id = b.sku_id AND d.location_id = b.location_id AND d.event_id = e.event_id
-                         AND r.counted_at <= $3)), 0))::int8 AS expected,
+             (CASE WHEN EXISTS (
+                     SELECT FROM inventory_movement e
+                     WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id
+                       AND e.event_type = 'inventory_adjusted' AND e.reason = $7
+                       AND e.event_id > $4 AND e.created_at >= $3)
+                 THEN b.on_hand - (
+                     SELECT coalesce(sum(e.on_hand_delta), 0) FROM inventory_movement e
+                     WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id
+                       AND e.event_id > $4 AND e.created_at >= $3)
+                 ELSE coalesce(moved.on_hand, (
+                     SELECT (array_agg(e.on_hand - e.on_hand_delta ORDER BY e.event_id))[1] FROM inventory_movement e
+                     WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id
+                       AND e.event_id > $4 AND e.created_at >= $3), b.on_hand)
+             END + (
+                 SELECT coalesce(sum(e.on_hand_delta), 0)
+                 FROM reconciliation_discrepancy d JOIN reconciliation_report r USING (report_id)
+                     JOIN inventory_movement e ON e.event_id = d.event_id AND e.created_at >= $3
+                 WHERE d.sku_id = b.sku_id AND d.location_id = b.location_id AND d.event_id > $4
+                   AND r.counted_at < $3))::int8 AS expected,
              (SELECT counted_at FROM count_mark m
               WHERE m.sku_id = b.sku_id AND m.location_id = b.location_id) AS marked_at
-         FROM inventory_balance b WHERE b.location_id = $1 AND b.sku_id = ANY($2)
+         FROM inventory_balance b LEFT JOIN UNNEST($5::text[], $6::int8[]) AS moved(sku_id, on_hand) USING (sku_id)
+         WHERE b.location_id = $1 AND b.sku_id = ANY($2)
          ORDER BY b.sku_id COLLATE \"C\"",
     )
     .bind(location.as_str())
     .bind(&ids)
-    .bind(counted_at.to_utc())
+    .bind(since.from)
+    .bind(since.after_id)
+    .bind(&since.moved)
+    .bind(&since.on_hand)
+    .bind(RESTORED)
     .fetch_all(tx)
     .await?;
     if shelves
