@@ -5,8 +5,8 @@ use fred::types::Value;
 use super::Flash;
 use super::error::FlashError;
 use super::queue::read_one;
-use super::recover::{LaneMeta, parse_meta};
-use super::reply::{array, bytes, entries, fields, number, text};
+use super::recover::{LaneMeta, read_meta};
+use super::reply::{array, bytes, entries, number, text};
 use super::script::LOOK;
 use crate::domain::entry::{Accepted, Body, Entry, RawEntry};
 use crate::domain::id::{OrderId, UserId};
@@ -14,13 +14,13 @@ use crate::domain::lane::{Epoch, LaneNo, Seq};
 use crate::domain::reservation_id::ReservationId;
 use crate::domain::time::Millis;
 
-/// One consistent view of a lane and one of its sales.
+/// One consistent view of a lane and some of its sales.
 #[derive(Clone, Debug)]
 pub struct LaneView {
     /// The lane; none where it does not exist.
     pub meta: Option<LaneMeta>,
-    /// The sale's counter; none where the lane does not know the sale.
-    pub free: Option<i64>,
+    /// The counters asked for; none where the lane does not know the sale.
+    pub free: Vec<Option<i64>>,
     /// The records asked for, empty where there is none.
     pub records: Vec<Vec<u8>>,
     /// The queue after the place asked for.
@@ -58,38 +58,38 @@ pub struct Peeked {
 }
 
 impl Flash {
-    /// A consistent view of a lane: meta, one sale, records of `buyers`, and the queue after (`epoch`, `seq`), at most
-    /// `count` entries.
+    /// A consistent view of a lane: meta, counters of `sales`, records of `buyers` of the first of these, and the queue
+    /// after (`epoch`, `seq`), at most `count` entries.
     ///
     /// # Errors
     /// Redis can't be asked.
     pub async fn look(
         &self,
         lane: LaneNo,
-        sale_no: i32,
+        sales: &[i32],
         after: (Epoch, Seq),
         count: usize,
         buyers: &[String],
     ) -> Result<LaneView, FlashError> {
         let keys = &self.lane(lane).keys;
-        let [sale, records, _] = keys.of_sale(sale_no);
+        // No sale has the number 0.
+        let records = keys.buyers(sales.first().copied().unwrap_or(0));
+        let mut named = vec![keys.meta(), keys.queue(), records];
+        named.extend(sales.iter().map(|sale_no| keys.sale(*sale_no)));
         let mut args = vec![
             Value::from(format!("{}-{}", after.0, after.1)),
             count.to_string().into(),
         ];
         args.extend(buyers.iter().map(|buyer| Value::from(buyer.as_str())));
-        let reply = self
-            .redis
-            .eval(&LOOK, vec![keys.meta(), keys.queue(), sale, records], args)
-            .await?;
+        let reply = self.redis.eval(&LOOK, named, args).await?;
         let mut parts = array(reply, "a look")?.into_iter();
         let mut next = || parts.next().ok_or_else(|| FlashError::Broken("a short look".into()));
-        let meta = parse_meta(&fields(next()?)?)?;
-        let sale = fields(next()?)?;
-        let free = sale.iter().find(|(field, _)| field == "free");
-        let free = free
-            .map(|(_, value)| number(&Value::Bytes(value.clone().into())))
-            .transpose()?;
+        let meta = read_meta(&array(next()?, "a lane's meta")?)?;
+        let counter = |free: &Value| (!free.is_null()).then(|| number(free)).transpose();
+        let free = array(next()?, "counters")?
+            .iter()
+            .map(counter)
+            .collect::<Result<_, _>>()?;
         let records = array(next()?, "records")?.iter().map(bytes).collect();
         Ok(LaneView {
             meta,

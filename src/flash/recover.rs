@@ -3,7 +3,7 @@
 use fred::types::Value;
 
 use super::error::FlashError;
-use super::reply::{array, bytes, count, fields, number, text};
+use super::reply::{array, bytes, count, is_word, number, text};
 use super::script::{CLOSE, OPEN, REBUILD};
 use super::{Flash, queue};
 use crate::domain::entry::RawEntry;
@@ -28,7 +28,7 @@ pub enum Closed {
 }
 
 /// A lane's meta, as an open or closed lane shows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LaneMeta {
     /// Generation.
     pub epoch: Epoch,
@@ -44,9 +44,10 @@ pub struct LaneMeta {
     pub total: u64,
     /// Of these, durable.
     pub done: u64,
-    /// Sales present.
-    pub sales: Vec<i32>,
 }
+
+/// The fields of a lane's hash that say these, in the order in which [`read_meta`] reads them; `lua/look.lua` has them, too.
+const META: [&str; 7] = ["epoch", "state", "seq", "nonce", "grant", "total", "done"];
 
 /// A sale as recovery writes it.
 #[derive(Clone, Copy, Debug)]
@@ -69,11 +70,22 @@ impl Flash {
     /// # Errors
     /// Redis can't be asked.
     pub async fn lane_meta(&self, lane: LaneNo) -> Result<Option<LaneMeta>, FlashError> {
-        let value = self
-            .redis
-            .keyed("HGETALL", vec![self.lane(lane).keys.meta().into()])
-            .await?;
-        parse_meta(&fields(value)?)
+        let mut args = vec![self.lane(lane).keys.meta().into()];
+        args.extend(META.map(Value::from));
+        read_meta(&array(self.redis.keyed("HMGET", args).await?, "a lane's meta")?)
+    }
+
+    /// The sales that the lane has: as many fields of its meta, which nobody needs often.
+    ///
+    /// # Errors
+    /// Redis can't be asked.
+    pub async fn lane_sales(&self, lane: LaneNo) -> Result<Vec<i32>, FlashError> {
+        let args = vec![self.lane(lane).keys.meta().into()];
+        let fields = array(self.redis.keyed("HKEYS", args).await?, "a lane's fields")?;
+        Ok(fields
+            .iter()
+            .filter_map(|field| text(field).strip_prefix("sale:")?.parse().ok())
+            .collect())
     }
 
     /// Closes the lane under a new epoch.
@@ -232,30 +244,22 @@ impl Flash {
     }
 }
 
-pub(crate) fn parse_meta(fields: &[(String, Vec<u8>)]) -> Result<Option<LaneMeta>, FlashError> {
-    let raw = |name: &str| {
-        fields
-            .iter()
-            .find(|(field, _)| field == name)
-            .map(|(_, value)| value.as_slice())
+/// Reads the values of [`META`].
+pub(crate) fn read_meta(values: &[Value]) -> Result<Option<LaneMeta>, FlashError> {
+    let [epoch, state, seq, nonce, grant, total, done] = values else {
+        return Err(FlashError::Broken("a lane's meta".into()));
     };
-    let value = |name: &str| Value::Bytes(raw(name).unwrap_or(b"0").to_vec().into());
-    if raw("epoch").is_none() {
+    if epoch.is_null() {
         return Ok(None);
     }
-    let epoch = u32::try_from(count(&value("epoch"))?).map_err(|_| FlashError::Broken("an epoch".into()))?;
-    let sales = fields
-        .iter()
-        .filter_map(|(field, _)| field.strip_prefix("sale:")?.parse().ok())
-        .collect();
+    let or_none = |value: &Value| if value.is_null() { Ok(0) } else { count(value) };
     Ok(Some(LaneMeta {
-        epoch,
-        open: raw("state") == Some(b"open"),
-        seq: count(&value("seq"))?,
-        nonce: bytes(&value("nonce")).try_into().map(Nonce).unwrap_or_default(),
-        grant_no: number(&value("grant"))?,
-        total: count(&value("total"))?,
-        done: count(&value("done"))?,
-        sales,
+        epoch: u32::try_from(count(epoch)?).map_err(|_| FlashError::Broken("an epoch".into()))?,
+        open: is_word(state, "open"),
+        seq: or_none(seq)?,
+        nonce: bytes(nonce).try_into().map(Nonce).unwrap_or_default(),
+        grant_no: if grant.is_null() { 0 } else { number(grant)? },
+        total: or_none(total)?,
+        done: or_none(done)?,
     }))
 }

@@ -4,13 +4,18 @@
 //! closed under a new epoch, whatever survives of its queue is carried into the ledger, its counters and records are
 //! written anew from the ledger, and it opens. No operator.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::future::{join, join_all, ready};
+use futures::{StreamExt, stream};
+use tokio::sync::Mutex;
 
 use super::survivors::{Altered, Survivors, tell_altered_slips};
 use super::{Context, repeat};
 use crate::domain::lane::{Epoch, LaneNo, Nonce};
+use crate::domain::record::Record;
+use crate::domain::time::Millis;
 use crate::flash::{BUYERS_CALL, Closed, FlashError, Health, LaneMeta, SaleImage, Visit};
 use crate::ledger::LedgerError;
 use crate::ledger::lane::LaneRow;
@@ -18,8 +23,10 @@ use crate::ledger::recon::LiveFound;
 use crate::ledger::recovery::{LaneImage, LaneSale, Settled};
 use crate::metric;
 
-/// Buyers read per step.
+/// Reservations read per step.
 const BUYERS_STEP: i64 = 2_000;
+/// Lanes that are written anew side by side: while some wait for Postgres, others are on their way to Redis.
+const LANES_AT_ONCE: usize = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A raised epoch that is superseded more often than this in one recovery is a fault, not a race.
 const ROUNDS_MAX: usize = 8;
@@ -160,17 +167,32 @@ async fn under_lock(context: &Context, visit: &Visit, suspects: &[LaneNo]) -> Re
     let started = Instant::now();
     tracing::warn!(lanes = lanes.len(), "lanes are recovered");
     let epoch = close(context, visit, &lanes).await?;
-    let mut failed = None;
-    for lane in &lanes {
-        match recover(context, *lane, epoch).await {
+    let settling = Mutex::default();
+    let one = async |lane| (lane, recover(context, lane, epoch, &settling).await);
+    let broke_off = AtomicBool::new(false);
+    let mut outcomes = stream::iter(lanes.iter().copied())
+        .take_while(|_| ready(!broke_off.load(Ordering::Relaxed)))
+        .map(one)
+        .buffer_unordered(LANES_AT_ONCE);
+    let (mut failed, mut broken) = (None, None);
+    while let Some((lane, outcome)) = outcomes.next().await {
+        match outcome {
             Ok(()) => {}
             // What this lane's queue holds can't be stored: it stays closed, and the others need not wait for it.
             Err(RecoveryError::Ledger(error @ (LedgerError::Data { .. } | LedgerError::Broken(_)))) => {
                 tracing::error!(%lane, %error, "a lane can't be recovered and stays closed");
                 failed = Some(error);
             }
-            Err(error) => return Err(error),
+            // Lanes that have begun end, with what they have to tell; no other begins.
+            Err(error) => {
+                broke_off.store(true, Ordering::Relaxed);
+                broken.get_or_insert(error);
+            }
         }
+    }
+    drop(outcomes);
+    if let Some(error) = broken {
+        return Err(error);
     }
     visit.load_witness().await?;
     lock.release().await;
@@ -212,41 +234,21 @@ async fn close(context: &Context, visit: &Visit, lanes: &[LaneNo]) -> Result<Epo
 }
 
 /// Recovers one closed lane: survivors into the ledger, the lane from the ledger, open.
-async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), RecoveryError> {
+async fn recover(context: &Context, lane: LaneNo, epoch: Epoch, settling: &Mutex<()>) -> Result<(), RecoveryError> {
     let (flash, ledger) = (&context.flash, &context.ledger);
     let now = context
         .clock
         .now()
         .ok_or_else(|| FlashError::Unavailable("the time is not known yet".into()))?;
-    let cursor = ledger.lane(lane).await?.cursor;
-    let raw = flash.surviving_entries(lane, cursor).await?;
-    let meta = flash.lane_meta(lane).await?;
-    let survivors = Survivors::read(raw, cursor, meta.as_ref(), now);
-    for Altered { raw, error, salvaged } in &survivors.altered {
-        tracing::error!(%lane, entry = ?raw.id, %error, salvaged, "an entry was altered: what is certain of it is kept");
-        if !salvaged && ledger.quarantine_entry(lane, raw, &error.to_string()).await? {
-            metrics::counter!(metric::QUARANTINED).increment(1);
-        }
-    }
     let nonce = Nonce(rand::random());
-    let settled = ledger
-        .settle_lane(lane, epoch, nonce, &survivors.entries, flash.id_key())
-        .await?;
-    let Settled::Done(LaneImage {
-        applied,
-        refused,
-        quarantined,
-        sales,
-        grant_no,
-    }) = settled
-    else {
-        return superseded(lane);
+    let (LaneImage { sales, grant_no, .. }, there) = {
+        // One at a time: what survived in two lanes of one sale would wait for the same balance, and fill our memory.
+        let _turn = settling.lock().await;
+        settle(context, lane, epoch, nonce, now).await?
     };
-    metrics::counter!(metric::QUARANTINED).increment(u64::try_from(quarantined).unwrap_or(u64::MAX));
-    report(context, lane, &survivors, &sales).await?;
-    for sale_no in meta.map(|meta| meta.sales).unwrap_or_default() {
+    for sale_no in there {
         if !sales.iter().any(|of| of.sale.no == sale_no) && !flash.rebuild_without(lane, epoch, sale_no).await? {
-            return superseded(lane);
+            return Err(superseded(lane));
         }
     }
     for of in &sales {
@@ -258,17 +260,51 @@ async fn recover(context: &Context, lane: LaneNo, epoch: Epoch) -> Result<(), Re
             grant_no,
         };
         if !flash.rebuild_sale(lane, epoch, &image).await? || !rebuild_buyers(context, lane, epoch, of.sale.no).await? {
-            return superseded(lane);
+            return Err(superseded(lane));
         }
     }
     if !ledger.open_lane(lane, epoch).await? || !flash.open_lane(lane, epoch, nonce, grant_no, now).await? {
-        return superseded(lane);
+        return Err(superseded(lane));
     }
     flash.adopt_lane(lane, epoch, 0);
     flash.nudge_grants(lane);
     metrics::counter!(metric::RECOVERIES, "outcome" => "opened").increment(1);
-    tracing::info!(%lane, epoch, survivors = applied, refused, sales = sales.len(), "a lane is recovered");
+    tracing::info!(%lane, epoch, sales = sales.len(), "a lane is recovered");
     Ok(())
+}
+
+/// Carries into the ledger what survived in a closed lane's queue. The lane as it is to be written anew, and the sales
+/// that it has now.
+async fn settle(
+    context: &Context,
+    lane: LaneNo,
+    epoch: Epoch,
+    nonce: Nonce,
+    now: Millis,
+) -> Result<(LaneImage, Vec<i32>), RecoveryError> {
+    let (flash, ledger) = (&context.flash, &context.ledger);
+    let cursor = ledger.lane(lane).await?.cursor;
+    let raw = flash.surviving_entries(lane, cursor).await?;
+    let meta = flash.lane_meta(lane).await?;
+    let there = flash.lane_sales(lane).await?;
+    let survivors = Survivors::read(raw, cursor, meta.as_ref(), &there, now);
+    for Altered { raw, error, salvaged } in &survivors.altered {
+        tracing::error!(%lane, entry = ?raw.id, %error, salvaged, "an entry was altered: what is certain of it is kept");
+        if !salvaged && ledger.quarantine_entry(lane, raw, &error.to_string()).await? {
+            metrics::counter!(metric::QUARANTINED).increment(1);
+        }
+    }
+    let settled = ledger
+        .settle_lane(lane, epoch, nonce, &survivors.entries, flash.id_key())
+        .await?;
+    let Settled::Done(image) = settled else {
+        return Err(superseded(lane));
+    };
+    metrics::counter!(metric::QUARANTINED).increment(u64::try_from(image.quarantined).unwrap_or(u64::MAX));
+    report(context, lane, &survivors, &image.sales).await?;
+    let (survivors, refused) = (image.applied, image.refused);
+    tracing::info!(%lane, epoch, survivors, refused, "what survived of a lane is in the ledger");
+    Ok((image, there))
 }
 
 /// Counts what was altered, and leaves a report of the entries.
@@ -290,27 +326,30 @@ async fn report(
     Ok(())
 }
 
+/// Writes the records of a sale's buyers, while those that follow are read. False: superseded.
 async fn rebuild_buyers(context: &Context, lane: LaneNo, epoch: Epoch, sale_no: i32) -> Result<bool, RecoveryError> {
-    let mut after: Option<String> = None;
-    loop {
-        let page = context
-            .ledger
-            .lane_buyers(lane, sale_no, after.as_deref(), BUYERS_STEP)
-            .await?;
-        for records in page.records.chunks(BUYERS_CALL) {
+    let read = async |after: Option<&str>| context.ledger.lane_buyers(lane, sale_no, after, BUYERS_STEP).await;
+    let write = async |records: &[(String, Record)]| {
+        for records in records.chunks(BUYERS_CALL) {
             if !context.flash.rebuild_buyers(lane, epoch, sale_no, records).await? {
-                return Ok(false);
+                return Ok::<_, RecoveryError>(false);
             }
         }
-        match page.next {
-            None => return Ok(true),
-            next => after = next,
+        Ok(true)
+    };
+    let mut page = read(None).await?;
+    while let Some(after) = &page.next {
+        let (next, written) = join(read(Some(after)), write(&page.records)).await;
+        if !written? {
+            return Ok(false);
         }
+        page = next?;
     }
+    write(&page.records).await
 }
 
-fn superseded(lane: LaneNo) -> Result<(), RecoveryError> {
+fn superseded(lane: LaneNo) -> RecoveryError {
     metrics::counter!(metric::RECOVERIES, "outcome" => "superseded").increment(1);
     tracing::warn!(%lane, "a later recovery has taken over");
-    Err(RecoveryError::Outrun)
+    RecoveryError::Outrun
 }

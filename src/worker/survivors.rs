@@ -42,9 +42,15 @@ struct Point {
 
 impl Survivors {
     /// Reads what follows the cursor in the queue of a lane that is closed. `now` is a time that no entry is later than.
-    pub(super) fn read(raw: Vec<RawEntry>, cursor: Cursor, meta: Option<&LaneMeta>, now: Millis) -> Self {
+    /// `sales` are those that the lane has.
+    pub(super) fn read(
+        raw: Vec<RawEntry>,
+        cursor: Cursor,
+        meta: Option<&LaneMeta>,
+        sales: &[i32],
+        now: Millis,
+    ) -> Self {
         let decoded: Vec<_> = raw.iter().map(Entry::decode).collect();
-        let sales = meta.map(|meta| meta.sales.as_slice()).unwrap_or_default();
         let mut last = Some(Point {
             epoch: cursor.epoch,
             seq: cursor.seq,
@@ -259,9 +265,8 @@ mod tests {
             grant_no: 0,
             total,
             done: 10,
-            sales: vec![SALE],
         };
-        Survivors::read(entries, cursor, Some(&meta), NOW)
+        Survivors::read(entries, cursor, Some(&meta), &[SALE], NOW)
     }
 
     fn seqs(survivors: &Survivors) -> Vec<Seq> {

@@ -224,7 +224,7 @@ impl LaneModel {
 pub(crate) async fn actual(rig: &Rig) -> LaneModel {
     let meta = rig.flash.lane_meta(LANE).await.expect("Redis answers").expect("a lane");
     let mut sales = BTreeMap::new();
-    for sale_no in meta.sales {
+    for sale_no in rig.flash.lane_sales(LANE).await.expect("Redis answers") {
         sales.insert(sale_no, actual_sale(rig, sale_no).await);
     }
     LaneModel {
@@ -266,11 +266,11 @@ async fn actual_sale(rig: &Rig, sale_no: i32) -> SaleModel {
     }
     let view = rig
         .flash
-        .look(LANE, sale_no, (0, 0), 1, &buyers)
+        .look(LANE, &[sale_no], (0, 0), 1, &buyers)
         .await
         .expect("Redis answers");
     let figures = rig.flash.lane_figures(sale_no, &[LANE]).await.expect("Redis answers");
-    assert_eq!(view.free, Some(figures[0].free));
+    assert_eq!(view.free, [Some(figures[0].free)]);
     let records = view
         .records
         .iter()

@@ -193,7 +193,7 @@ impl Case {
         let view = self
             .rig
             .flash
-            .look(LANE, 1, after, 9, &[])
+            .look(LANE, &[], after, 9, &[])
             .await
             .expect("Redis answers");
         assert!(view.entries.len() <= 1, "one call, one entry");

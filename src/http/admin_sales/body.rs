@@ -108,7 +108,7 @@ pub(super) async fn show(gateway: &Gateway, sale: &Sale) -> Result<SaleBody, Pro
     } else {
         None
     };
-    let lag_ms = lag_ms(gateway, sale, live.as_deref().unwrap_or_default()).await?;
+    let lag_ms = lag_ms(gateway, live.as_deref().unwrap_or_default()).await?;
     Ok(assemble(sale, &figures, live.as_deref(), lag_ms))
 }
 
@@ -132,15 +132,12 @@ async fn live_figures(gateway: &Gateway, sale: &Sale) -> Option<Vec<LaneFigures>
 }
 
 /// The age of the oldest entry behind the cursor of any lane in which reservations wait.
-async fn lag_ms(gateway: &Gateway, sale: &Sale, live: &[LaneFigures]) -> Result<i64, Problem> {
+async fn lag_ms(gateway: &Gateway, live: &[LaneFigures]) -> Result<i64, Problem> {
     let waiting: Vec<LaneNo> = live.iter().filter(|f| f.queue_depth > 0).map(|f| f.lane).collect();
     let mut oldest: Option<i64> = None;
     for lane in waiting {
         let cursor = gateway.ledger.lane(lane).await?.cursor;
-        let view = gateway
-            .flash
-            .look(lane, sale.no, (cursor.epoch, cursor.seq), 1, &[])
-            .await;
+        let view = gateway.flash.look(lane, &[], (cursor.epoch, cursor.seq), 1, &[]).await;
         let first = view.ok().and_then(|view| view.entries.into_iter().next());
         let at = first.and_then(|entry| std::str::from_utf8(&entry.time).ok()?.parse::<i64>().ok());
         oldest = at.into_iter().chain(oldest).min();

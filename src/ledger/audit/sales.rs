@@ -69,23 +69,23 @@ macro_rules! shelf {
 /// The units of each sale that may be wrong; what is, [`SaleUnits::difference`] says.
 async fn units(tx: &mut Connection) -> Result<Vec<SaleUnits>, LedgerError> {
     Ok(sqlx::query_as(concat!(
-        "-- audit.sale_units
+        "-- audit.sale_units: each table is read once, as for audit.escrow
          WITH ",
         shelf!(),
-        ", held AS (
-             SELECT sale_no, sum(quantity)::int8 AS units
+        ", parts AS (
+             SELECT sale_no, recalled AS free, 0 AS held FROM sale
+             UNION ALL SELECT sale_no, counter, 0 FROM sale_bucket
+             UNION ALL SELECT sale_no, units, 0 FROM lane_grant WHERE kind IN ('units', 'end')
+             UNION ALL SELECT sale_no, 0, quantity
              FROM (SELECT reservation_id, sale_no, quantity, status FROM inventory_reservation
                    UNION ALL SELECT reservation_id, sale_no, quantity, status FROM inventory_reservation_cold) r
              WHERE sale_no IS NOT NULL AND status IN ('RESERVED', 'COMMITTED')
                AND NOT EXISTS (SELECT 1 FROM shelf WHERE shelf.reservation_id = r.reservation_id)
-             GROUP BY sale_no
+         ), summed AS (
+             SELECT sale_no, sum(free)::int8 AS free, sum(held)::int8 AS held FROM parts GROUP BY sale_no
          )
-         SELECT sale_id, sku_id, location_id, state = 'ended' AS ended, drained, allocation,
-             (recalled + coalesce((SELECT sum(counter) FROM sale_bucket b WHERE b.sale_no = s.sale_no), 0)
-                 + coalesce((SELECT sum(units) FROM lane_grant g
-                             WHERE g.sale_no = s.sale_no AND kind IN ('units', 'end')), 0))::int8 AS free,
-             coalesce(held.units, 0) AS held
-         FROM sale s LEFT JOIN held USING (sale_no) ORDER BY sale_no",
+         SELECT sale_id, sku_id, location_id, state = 'ended' AS ended, drained, allocation, free, held
+         FROM summed JOIN sale USING (sale_no) ORDER BY sale_no",
     ))
     .fetch_all(tx)
     .await?)

@@ -150,11 +150,11 @@ impl Records<'_> {
         let foothold = self.ledger.foothold(self.lane).await?;
         let mut changes = Changes::default();
         if foothold.open {
-            let followed = follow(self.flash, self.lane, sale_no, &foothold, &[], |entry| {
-                changes.add(sale_no, entry)
-            });
             // Where it leads nowhere, the pages find that out.
-            followed.await?;
+            follow(self.flash, self.lane, &[], &foothold, &[], |entry| {
+                changes.add(sale_no, entry);
+            })
+            .await?;
         }
         Ok(changes.buyers())
     }
@@ -202,15 +202,16 @@ impl Records<'_> {
             return Ok(Page::Elsewhere);
         }
         let mut changes = Changes::default();
-        let followed = follow(self.flash, self.lane, sale_no, &view.foothold, buyers, |entry| {
+        let followed = follow(self.flash, self.lane, &[sale_no], &view.foothold, buyers, |entry| {
             changes.add(sale_no, entry);
-        });
-        let seen = match followed.await? {
+        })
+        .await?;
+        let seen = match followed {
             Followed::Here(seen) => seen,
             // A chain that is broken for good has been reported by now.
             Followed::NotHere(_) | Followed::Broken(_) | Followed::Altered(..) => return Ok(Page::Elsewhere),
         };
-        if changes.dropped || seen.free.is_none() {
+        if changes.dropped || seen.free == [None] {
             return Ok(Page::Gone);
         }
         if seen.records.len() != buyers.len() {

@@ -33,8 +33,8 @@ pub(super) enum Followed {
 #[derive(Debug)]
 pub(super) struct Seen {
     pub(super) meta: LaneMeta,
-    /// The sale's counter; none where the lane does not have the sale.
-    pub(super) free: Option<i64>,
+    /// The sales' counters; none where the lane does not have the sale.
+    pub(super) free: Vec<Option<i64>>,
     /// In the order in which they were asked for.
     pub(super) records: Vec<Vec<u8>>,
 }
@@ -58,10 +58,12 @@ struct Place {
     grant_no: i64,
 }
 
+/// Follows the queue of a lane to its end, and reads there the counters of `sales`, and records of `buyers` of the first
+/// of these.
 pub(super) async fn follow(
     flash: &Flash,
     lane: LaneNo,
-    sale_no: i32,
+    sales: &[i32],
     from: &Foothold,
     buyers: &[String],
     mut each: impl FnMut(&Entry),
@@ -74,7 +76,7 @@ pub(super) async fn follow(
         grant_no: from.delivered,
     };
     for _ in 0..STEPS_MAX {
-        let view = flash.look(lane, sale_no, (at.epoch, at.seq), STEP, buyers).await?;
+        let view = flash.look(lane, sales, (at.epoch, at.seq), STEP, buyers).await?;
         let meta = match view.meta {
             Some(meta) if meta.open && meta.epoch == at.epoch => meta,
             other => return Ok(Followed::NotHere(other)),

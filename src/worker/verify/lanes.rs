@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::buyers::{self, At};
-use super::follow::{Break, Effects, Followed, Seen, follow};
+use super::follow::{Break, Effect, Effects, Followed, follow};
 use super::{Finding, Halves, LOOKS, PAUSE, VerifyError, in_both, may_pass};
 use crate::domain::difference::{Difference, Kind, Site};
 use crate::domain::entry::{EntryError, RawEntry};
@@ -14,6 +14,9 @@ use crate::flash::{Flash, FlashError, LaneMeta};
 use crate::ledger::Ledger;
 use crate::ledger::audit::repair::Repair;
 use crate::ledger::audit::{BucketView, Foothold, LaneView};
+
+/// Counters that are looked at in one script call.
+const SALES_STEP: usize = 64;
 
 /// What one look at a lane found.
 enum Look {
@@ -128,12 +131,18 @@ async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, Veri
         });
     }
     let (mut findings, mut notes, mut unsettled) = (Vec::new(), Vec::new(), Vec::new());
-    // A lane that sells nothing has a queue all the same; no sale has the number 0.
-    let mut sales: Vec<i32> = view.buckets.iter().map(|bucket| bucket.sale_no).collect();
-    sales.push(0);
-    for sale_no in sales {
+    // Before the queue is read to its end, which tells what the lane has and the ledger's view does not know yet.
+    let there = match flash.lane_sales(lane).await {
+        Err(FlashError::Unavailable(_)) if sells_nothing => return Ok(Look::Unreached),
+        there => there?,
+    };
+    // A lane that sells nothing has a queue all the same.
+    for from in (0..view.buckets.len().max(1)).step_by(SALES_STEP) {
+        let until = view.buckets.len().min(from + SALES_STEP);
+        let buckets = &view.buckets[from..until];
+        let sales: Vec<i32> = buckets.iter().map(|bucket| bucket.sale_no).collect();
         let mut effects = Effects::default();
-        let followed = follow(flash, lane, sale_no, &foothold, &[], |entry| effects.add(entry)).await;
+        let followed = follow(flash, lane, &sales, &foothold, &[], |entry| effects.add(entry)).await;
         let seen = match followed {
             Err(FlashError::Unavailable(_)) if sells_nothing => return Ok(Look::Unreached),
             followed => followed?,
@@ -150,15 +159,17 @@ async fn look(ledger: &Ledger, flash: &Flash, lane: LaneNo) -> Result<Look, Veri
                 return Ok(Look::Compared { findings, notes, view });
             }
         };
-        let bucket = view.buckets.iter().find(|bucket| bucket.sale_no == sale_no);
-        match bucket {
-            Some(bucket) if effects.of(sale_no).unreadable.is_some() => {
+        for (bucket, free) in buckets.iter().zip(&seen.free) {
+            let effect = effects.of(bucket.sale_no);
+            if let Some(entry) = effect.unreadable {
                 let says = "the checksums of the reservations in an entry of the queue";
-                let entry = effects.of(sale_no).unreadable.unwrap_or_default();
                 unsettled.push(altered(lane, Some(bucket), entry, says, "wrong"));
+            } else {
+                findings.extend(counter(lane, bucket, effect, *free, seen.meta.grant_no, &mut notes));
             }
-            Some(bucket) => findings.extend(counter(lane, bucket, &effects, &seen, &mut notes)),
-            None => findings.extend(strangers(lane, &view, &effects, &seen)),
+        }
+        if until == view.buckets.len() {
+            findings.extend(strangers(lane, &view, &effects, &there));
         }
     }
     if !unsettled.is_empty() {
@@ -239,34 +250,34 @@ fn elsewhere(halves: &mut Halves, lane: LaneNo, foothold: &Foothold, meta: Optio
     )));
 }
 
-/// Compares one counter.
+/// Compares one counter, `free` in a lane whose last grant is this.
 fn counter(
     lane: LaneNo,
     bucket: &BucketView,
-    effects: &Effects,
-    seen: &Seen,
+    effect: Effect,
+    free: Option<i64>,
+    grant_no: i64,
     notes: &mut Vec<String>,
 ) -> Option<Finding> {
-    let effect = effects.of(bucket.sale_no);
     let site = Site::default()
         .with_item(&bucket.item)
         .with_sale(&bucket.sale_id)
         .with_lane(lane);
     let present = (bucket.present || effect.opened) && !effect.dropped;
     let word = |present| if present { "there" } else { "not there" };
-    if present != seen.free.is_some() {
+    if present != free.is_some() {
         let says = "the sale in its lane, which a recovery of the lane puts right";
         let difference = Difference::new(Kind::LaneSale, site, says, word(present), word(!present));
         return Some(unrepairable(difference));
     }
     let expected = bucket.counter + effect.counter;
-    let found = seen.free.filter(|free| *free != expected)?;
+    let found = free.filter(|free| *free != expected)?;
     let says = "units free by the counter in Redis, and by grants and queue";
     let difference = Difference::new(Kind::Counter, site, says, expected, found);
     let on_the_way = bucket
         .corrections
         .iter()
-        .filter(|c| c.grant_no.is_none_or(|no| no > seen.meta.grant_no));
+        .filter(|c| c.grant_no.is_none_or(|no| no > grant_no));
     let on_the_way: i64 = on_the_way.map(|correction| correction.units).sum();
     if on_the_way != 0 {
         notes.push(format!(
@@ -290,9 +301,9 @@ fn counter(
 }
 
 /// Sales that the lane has and the ledger does not have there.
-fn strangers(lane: LaneNo, view: &LaneView, effects: &Effects, seen: &Seen) -> Vec<Finding> {
+fn strangers(lane: LaneNo, view: &LaneView, effects: &Effects, there: &[i32]) -> Vec<Finding> {
     let known = |sale_no: i32| view.buckets.iter().any(|b| b.sale_no == sale_no) || effects.of(sale_no).opened;
-    let strange = seen.meta.sales.iter().filter(|sale_no| !known(**sale_no));
+    let strange = there.iter().filter(|sale_no| !known(**sale_no));
     strange
         .map(|sale_no| {
             let site = Site::default()

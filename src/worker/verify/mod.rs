@@ -33,6 +33,8 @@ const PAUSE: Duration = Duration::from_millis(150);
 const LOOKS: usize = 3;
 /// Lanes compared at the same time.
 const AT_ONCE: usize = 4;
+/// Records that a sale in a lane counts for at least: to ask for its buyers costs as much as to look at so many.
+const BUYERS_MIN: usize = 100;
 
 /// Why it could not be found out whether everything agrees.
 #[derive(Debug, thiserror::Error)]
@@ -273,7 +275,8 @@ pub(super) async fn compare_some(
         });
         let mut unfinished = None;
         for (halves, rest) in futures::future::try_join_all(compared).await? {
-            left = left.saturating_sub(usize::try_from(halves.buyers).unwrap_or(usize::MAX));
+            let buyers = usize::try_from(halves.buyers).unwrap_or(usize::MAX);
+            left = left.saturating_sub(buyers.max(BUYERS_MIN));
             all = all.merge(halves);
             unfinished = unfinished.or(rest);
         }

@@ -227,14 +227,14 @@ impl Rig {
 
     /// The sale's counter.
     pub(crate) async fn free(&self, sale_no: i32) -> Option<i64> {
-        let look = self.flash.look(LANE, sale_no, (0, 0), 1, &[]);
-        look.await.expect("Redis answers").free
+        let view = self.flash.look(LANE, &[sale_no], (0, 0), 1, &[]).await;
+        view.expect("Redis answers").free[0]
     }
 
     /// A buyer's record.
     pub(crate) async fn record(&self, sale_no: i32, buyer: &str) -> Record {
         let buyers = [buyer.to_owned()];
-        let view = self.flash.look(LANE, sale_no, (0, 0), 1, &buyers).await;
+        let view = self.flash.look(LANE, &[sale_no], (0, 0), 1, &buyers).await;
         Record::unpack(&view.expect("Redis answers").records[0]).expect("a record")
     }
 

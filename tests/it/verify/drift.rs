@@ -21,11 +21,14 @@ use flashgate::domain::reservation::Ending;
 use flashgate::domain::reservation_id::Place;
 use flashgate::domain::sale::Sale;
 use flashgate::ledger::recon::Filter;
+use flashgate::ledger::{self, Ledger};
+use flashgate::worker::Context;
 use flashgate::worker::drift::{Round, run_once};
 use flashgate::worker::verify::Position;
 use fred::types::Value;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use sqlx::ConnectOptions;
 
 use super::fair::Fair;
 use crate::support::door::until;
@@ -367,4 +370,31 @@ async fn nothing_is_reported_where_nothing_differs() {
     assert_eq!(fair.desk.ledger.reports(filter).await.expect("reads"), []);
     fair.context.stop.cancel();
     tasks.wait().await;
+}
+
+#[tokio::test]
+async fn many_sales_are_compared_in_turn() {
+    let fair = Fair::open().await;
+    for name in ["amber", "beryl", "coral"] {
+        fair.desk.sale(name, UNITS, None, 2).await;
+    }
+    fair.settle().await;
+    let url = fair.desk.pool.connect_options().to_url_lossy();
+    let mut settings = ledger::Settings::new(url.as_str());
+    // To look for the buyers of four sales in two lanes each, who are none, costs more than this.
+    settings.recon.compare_records_max = 300;
+    let context = Context {
+        ledger: Ledger::new(&settings).expect("an address"),
+        ..fair.context.clone()
+    };
+    let mut turns = vec![Position::default()];
+    for turn in 0..4 {
+        let round = run_once(&context, &turns[turn]).await.expect("it can be found out");
+        let round = round.expect("nobody else compares");
+        assert_eq!(round.compared, 8, "every counter, every time");
+        turns.push(round.next);
+    }
+    assert_eq!((&turns[1], &turns[2]), (&turns[3], &turns[4]), "half of them in turn");
+    assert_ne!(turns[1], turns[2]);
+    context.ledger.close().await;
 }

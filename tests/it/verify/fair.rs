@@ -228,7 +228,7 @@ impl Fair {
         let view = self
             .context
             .flash
-            .look(lane, 0, (row.epoch, row.cursor.seq), 1_000, &[]);
+            .look(lane, &[], (row.epoch, row.cursor.seq), 1_000, &[]);
         let raw = view.await.expect("Redis answers").entries;
         let entries: Vec<Entry> = raw.iter().map(|raw| Entry::decode(raw).expect("an entry")).collect();
         if entries.is_empty() {

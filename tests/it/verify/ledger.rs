@@ -1,11 +1,17 @@
 //! Faults within the ledger.
 
+use std::time::Duration;
+
 use flashgate::domain::difference::{Figure, Kind};
 use flashgate::domain::reservation::Ending;
 use flashgate::domain::reservation_id::ReservationId;
+use flashgate::ledger::{Ledger, Settings};
+use sqlx::ConnectOptions;
 use uuid::Uuid;
 
 use super::fair::Fair;
+use crate::support::door::until;
+use crate::support::ledger::Desk;
 
 async fn open_reservation(fair: &Fair) -> ReservationId {
     let id: Uuid = sqlx::query_scalar(
@@ -228,4 +234,41 @@ async fn a_grant_that_is_gone_or_altered_is_found() {
     fair.tamper("UPDATE lane_grant SET grant_no = grant_no + 10 WHERE grant_no IS NOT NULL")
         .await;
     fair.assert_finds(&[Kind::Grants, Kind::QueueChain]).await;
+}
+
+/// How often grants have been read, by index or whole.
+async fn reads_of_grants(desk: &Desk) -> i64 {
+    desk.count("SELECT (seq_scan + coalesce(idx_scan, 0))::int8 FROM pg_stat_user_tables WHERE relname = 'lane_grant'")
+        .await
+}
+
+#[tokio::test]
+async fn grants_are_not_read_for_each_sale() {
+    const SALES: i64 = 120;
+    let desk = Desk::open().await;
+    for n in 0..SALES {
+        desk.sale(&format!("s{n}"), 10, None, 1).await;
+    }
+    desk.ledger.close().await;
+    let url = desk.pool.connect_options().to_url_lossy();
+    let own = Ledger::new(&Settings::new(url.as_str())).expect("an address");
+    let lanes = own.lanes().await.expect("reads");
+    own.close().await;
+    // Sessions tell what they have read when they end. Those of the desk have.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let before = reads_of_grants(&desk).await;
+    let own = Ledger::new(&Settings::new(url.as_str())).expect("an address");
+    assert_eq!(own.audit().await.expect("reads").differences, []);
+    assert_eq!(own.audit_live().await.expect("reads"), []);
+    for lane in &lanes {
+        own.lane_view(lane.lane).await.expect("reads");
+    }
+    own.close().await;
+    let read = until("figures", async || {
+        let read = reads_of_grants(&desk).await - before;
+        (read > 0).then_some(read)
+    })
+    .await;
+    // Of grants that came and went, a million may lie about until a vacuum.
+    assert!(read < SALES / 2, "{read} times");
 }
