@@ -158,7 +158,7 @@ impl Play {
     }
 
     /// A reservation, mostly one that stands like this.
-    fn any_reservation(&mut self, status: Status) -> Option<usize> {
+    pub(super) fn any_reservation(&mut self, status: Status) -> Option<usize> {
         let all: Vec<usize> = (0..self.book.reservations.len()).collect();
         let like = |at: &usize| self.book.reservations[*at].status == status;
         let like: Vec<usize> = all.iter().copied().filter(like).collect();

@@ -11,7 +11,7 @@ use chrono::{DateTime, SubsecRound, Utc};
 use flashgate::domain::id::Sku;
 use flashgate::ledger::replay::{Replay, Subject};
 use flashgate::ledger::{self, Ledger};
-use futures::future::join_all;
+use futures::future::{join, join_all};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use reqwest::Method;
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use super::book::Moved;
 use super::number;
+use super::orders::tell;
 use crate::support::door::{Door, PATIENCE, Told, until};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
@@ -148,7 +149,9 @@ impl Client {
             return;
         }
         match fate {
-            0..45 => self.pay(&id, &lines).await,
+            0..8 => self.hear(&order, &id, &lines, "paid").await,
+            8..14 => self.hear(&order, &id, &lines, "cancelled").await,
+            14..45 => self.pay(&id, &lines).await,
             45..72 => {
                 let path = format!("{RESERVATIONS}/{id}/release");
                 let told = self.insist(async |door| door.shop(&path, json!({})).await).await;
@@ -175,6 +178,48 @@ impl Client {
         }
     }
 
+    /// The order system tells what became of the order, and mostly the shop itself does what follows at the same time.
+    async fn hear(&mut self, order: &str, id: &str, lines: &BTreeMap<Item, i64>, state: &str) {
+        let word = if state == "paid" { "commit" } else { "release" };
+        let path = format!("{RESERVATIONS}/{id}/{word}");
+        let is_done = self.chance(60);
+        let own = async {
+            let told = self.insist(async |door| door.shop(&path, json!({})).await);
+            if is_done { Some(told.await) } else { None }
+        };
+        let post = async |path: &str, body: Value| self.post_as("ann", path, &body).await;
+        let (own, found) = join(own, tell(self.door(), order, state, post)).await;
+        let told = self.insist(async |door| door.reservation(id).await).await;
+        let status = told.expect(200)["status"].clone();
+        match &own {
+            Some(own) if own.status == 200 => assert_eq!(own.body["status"], status, "{own:?}"),
+            Some(own) => assert_eq!(own.problem(), (409, "SALE_FROZEN")),
+            None => {}
+        }
+        for found in found.iter().flatten().filter(|found| found["status"] == "corrected") {
+            let expected = if state == "paid" { "COMMITTED" } else { "RELEASED" };
+            assert_eq!(status, expected, "{found}");
+        }
+        let is_left = status == "RESERVED" && own.is_none();
+        let waits = |found: &Value| found["status"] == "manual_review";
+        assert!(
+            !is_left || found.is_none_or(|found| found.iter().any(waits)),
+            "nobody ended {id}"
+        );
+        if status == "COMMITTED" {
+            self.bought(lines);
+        }
+    }
+
+    fn bought(&self, lines: &BTreeMap<Item, i64>) {
+        for (item, units) in lines {
+            self.add(item, |sum| {
+                sum.on_hand -= units;
+                sum.sold += units;
+            });
+        }
+    }
+
     async fn pay(&mut self, id: &str, lines: &BTreeMap<Item, i64>) {
         let path = format!("{RESERVATIONS}/{id}/commit");
         let told = self.insist(async |door| door.shop(&path, json!({})).await).await;
@@ -187,12 +232,7 @@ impl Client {
             (200, &json!("COMMITTED")),
             "{told:?}"
         );
-        for (item, units) in lines {
-            self.add(item, |sum| {
-                sum.on_hand -= units;
-                sum.sold += units;
-            });
-        }
+        self.bought(lines);
         if !self.chance(50) {
             return;
         }

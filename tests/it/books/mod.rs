@@ -9,6 +9,7 @@ mod check;
 mod checkout;
 mod crowd;
 mod movements;
+mod orders;
 mod people;
 mod sales;
 
@@ -109,7 +110,7 @@ impl Play {
 
     async fn step(&mut self) {
         self.book.step += 1;
-        match self.random.random_range(0..130) {
+        match self.random.random_range(0..133) {
             0..26 => self.reserve_line().await,
             26..38 => self.reserve_cart().await,
             38..50 => self.commit().await,
@@ -129,6 +130,7 @@ impl Play {
             104..107 => self.undo().await,
             107..111 => self.decide().await,
             111..114 => self.keep_back().await,
+            114..117 => self.hear().await,
             _ => self.steer().await,
         }
     }

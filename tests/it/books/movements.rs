@@ -1,10 +1,10 @@
 //! The warehouse: receipts, adjustments, transfers, counts, undoing, and safety stock.
 
-use chrono::{DateTime, SubsecRound, Utc};
 use rand::Rng;
 use serde_json::{Value, json};
 
 use super::book::{Adjustment, Approval, Mark, Moved, State, image};
+use super::orders::now;
 use super::{Play, UNITS_ALONE, UNITS_CORRECTED};
 use crate::support::door::Told;
 use flashgate::domain::balance::Balance;
@@ -181,18 +181,9 @@ impl Play {
         self.door.put(&path, place).await.expect(200);
     }
 
-    /// Postgres' time, in whole milliseconds as the API has it.
-    async fn now(&self) -> DateTime<Utc> {
-        let now: DateTime<Utc> = sqlx::query_scalar("SELECT clock_timestamp()")
-            .fetch_one(&self.door.pool)
-            .await
-            .expect("Postgres answers");
-        now.trunc_subsecs(3)
-    }
-
     /// Somebody counts now, and will send it later.
     pub(super) async fn mark(&mut self) {
-        let at = self.now().await;
+        let at = now(&self.door).await;
         let step = self.book.step;
         self.book.marks.push(Mark { step, at });
         // What comes next must lie in a later millisecond.
