@@ -195,3 +195,16 @@ async fn a_sale_that_a_lane_lost_is_found() {
         (Some(lane), Some("hot"))
     );
 }
+
+#[tokio::test]
+async fn a_sale_that_the_ledger_does_not_have_in_a_lane_is_found() {
+    let fair = Fair::busy().await;
+    let lane = fair.sale.lanes[0];
+    let args = vec![fair.key(lane, "meta").into(), "sale:4711".into(), "1".into()];
+    fair.redis("HSET", args).await;
+    let found = fair.assert_finds(&[Kind::LaneSale]).await;
+    assert_eq!(
+        (found[0].site.lane, found[0].site.of.as_deref()),
+        (Some(lane), Some("sale number 4711"))
+    );
+}
