@@ -86,10 +86,13 @@ impl Flash {
         let mut next = || parts.next().ok_or_else(|| FlashError::Broken("a short look".into()));
         let meta = read_meta(&array(next()?, "a lane's meta")?)?;
         let counter = |free: &Value| (!free.is_null()).then(|| number(free)).transpose();
-        let free = array(next()?, "counters")?
+        let free: Vec<Option<i64>> = array(next()?, "counters")?
             .iter()
             .map(counter)
             .collect::<Result<_, _>>()?;
+        if free.len() != sales.len() {
+            return Err(FlashError::Broken("a look without all counters".into()));
+        }
         let records = array(next()?, "records")?.iter().map(bytes).collect();
         Ok(LaneView {
             meta,

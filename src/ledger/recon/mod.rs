@@ -52,7 +52,8 @@ pub struct Settings {
           value_parser = clap::value_parser!(u32).range(100..=86_400_000))]
     pub compare_every_ms: u32,
 
-    /// Buyers' records that one such comparison looks at; the next goes on from there
+    /// Buyers' records that one such comparison looks at; the next goes on from there. A sale in a lane counts for 100 at
+    /// least
     #[arg(long, env = "FLASHGATE_COMPARE_RECORDS_MAX", value_name = "COUNT", default_value_t = COMPARE_RECORDS_MAX,
           value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     pub compare_records_max: u32,
@@ -70,7 +71,7 @@ pub struct Settings {
 
 /// Miscounts are small; what is larger is a pallet, a wrong file or a thief, and somebody should know.
 const CORRECT_UNITS_MAX: i64 = 100;
-/// A minute of a wrong counter is few units; a comparison at rest costs two statements and a script call a counter.
+/// A minute of a wrong counter is few units; a comparison at rest costs two statements a lane and a script call for 64 counters.
 const COMPARE_EVERY_MS: u32 = 60_000;
 /// Some seconds of one connection.
 const COMPARE_RECORDS_MAX: u32 = 50_000;

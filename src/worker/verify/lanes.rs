@@ -302,7 +302,8 @@ fn counter(
 
 /// Sales that the lane has and the ledger does not have there.
 fn strangers(lane: LaneNo, view: &LaneView, effects: &Effects, there: &[i32]) -> Vec<Finding> {
-    let known = |sale_no: i32| view.buckets.iter().any(|b| b.sale_no == sale_no) || effects.of(sale_no).opened;
+    let came = |effect: Effect| effect.opened || effect.dropped;
+    let known = |sale_no: i32| view.buckets.iter().any(|b| b.sale_no == sale_no) || came(effects.of(sale_no));
     let strange = there.iter().filter(|sale_no| !known(**sale_no));
     strange
         .map(|sale_no| {

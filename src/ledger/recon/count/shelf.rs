@@ -84,6 +84,7 @@ pub(in crate::ledger::recon) async fn shelves(
                      SELECT FROM inventory_movement e
                      WHERE e.sku_id = b.sku_id AND e.location_id = b.location_id
                        AND e.event_type = 'inventory_adjusted' AND e.reason = $7
+                       AND e.metadata -> 'corrected' ? 'on_hand'
                        AND e.event_id > $4 AND e.created_at >= $3)
                  THEN b.on_hand - (
                      SELECT coalesce(sum(e.on_hand_delta), 0) FROM inventory_movement e
