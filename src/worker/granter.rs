@@ -1,6 +1,6 @@
 //! The granter: numbers a lane's grants in the ledger and delivers them to the lane, in order, once each.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::writer::WriterError;
 use super::{Context, repeat};
@@ -13,6 +13,8 @@ use crate::ledger::{LedgerError, Pace};
 const POLL: Duration = Duration::from_millis(1_000);
 /// How often grants that other gateways made are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
+/// A look rests for as many times as long as it took: beside an old snapshot it walks past all that has gone since.
+const RESTS: u32 = 10;
 /// Grants numbered or delivered per step.
 const STEP: i64 = 500;
 /// Sales whose keys one delivery may name.
@@ -150,8 +152,14 @@ async fn in_force(context: &Context, lane: LaneNo, cursor: Cursor) -> Result<i64
 pub(crate) async fn nudge(context: Context) {
     let context = context.apart(1, Pace::Waited);
     repeat::<LedgerError, _>(&context, "grants", LOOK_EVERY, async || {
+        let begun = Instant::now();
         for lane in context.ledger.lanes_with_grants().await? {
             context.flash.nudge_grants(lane);
+        }
+        let rest = begun.elapsed() * RESTS;
+        tokio::select! {
+            () = tokio::time::sleep(rest) => {}
+            () = context.stop.cancelled() => {}
         }
         Ok(false)
     })

@@ -93,18 +93,16 @@ async fn gaps(tx: &mut Connection) -> Result<Vec<Gap>, LedgerError> {
          -- an event: until then its images followed the wrong balance
          SELECT sku_id, location_id, event_id, previous, f.field, f.expected, f.found
          FROM (
-             SELECT *, lag(event_id) OVER w AS previous, lag(on_hand, 1, 0::int8) OVER w AS on_hand_was,
-                 lag(reserved, 1, 0::int8) OVER w AS reserved_was, lag(unavailable, 1, 0::int8) OVER w AS unavailable_was,
-                 lag(escrowed, 1, 0::int8) OVER w AS escrowed_was, lag(sold, 1, 0::int8) OVER w AS sold_was,
-                 lag(damaged, 1, 0::int8) OVER w AS damaged_was, lag(returned, 1, 0::int8) OVER w AS returned_was
+             SELECT sku_id, location_id, event_id, lag(event_id) OVER w AS previous,
+                 lag(ARRAY[on_hand, reserved, unavailable, escrowed, sold, damaged, returned], 1, '{0,0,0,0,0,0,0}')
+                     OVER w AS was,
+                 ARRAY[on_hand - on_hand_delta, reserved - reserved_delta, unavailable - unavailable_delta,
+                     escrowed - escrowed_delta, sold - sold_delta, damaged - damaged_delta,
+                     returned - returned_delta] AS before
              FROM inventory_movement WINDOW w AS (PARTITION BY sku_id, location_id ORDER BY event_id)
-         ) e, LATERAL (VALUES ('on_hand', on_hand_was, on_hand - on_hand_delta),
-                 ('reserved', reserved_was, reserved - reserved_delta),
-                 ('unavailable', unavailable_was, unavailable - unavailable_delta),
-                 ('escrowed', escrowed_was, escrowed - escrowed_delta), ('sold', sold_was, sold - sold_delta),
-                 ('damaged', damaged_was, damaged - damaged_delta),
-                 ('returned', returned_was, returned - returned_delta)) AS f(field, expected, found)
-         WHERE f.expected <> f.found
+         ) e, ROWS FROM (UNNEST(ARRAY['on_hand', 'reserved', 'unavailable', 'escrowed', 'sold', 'damaged', 'returned']),
+             UNNEST(was), UNNEST(before)) AS f(field, expected, found)
+         WHERE was <> before AND f.expected <> f.found
            AND NOT EXISTS (SELECT 1 FROM inventory_movement c
                            WHERE c.sku_id = e.sku_id AND c.location_id = e.location_id AND c.event_id >= e.event_id
                              AND c.reason = 'ledger_reconciled' AND c.metadata -> 'corrected' ? f.field)

@@ -114,7 +114,8 @@ impl Ledger {
         })
     }
 
-    /// Buyers after `after` who have reserved or bought in a lane, in order, at most `limit`.
+    /// Buyers after `after` who have reserved or bought in a lane, in order: those of the next `limit` reservations. None:
+    /// there are no more.
     ///
     /// # Errors
     /// Postgres can't be asked.
@@ -125,22 +126,26 @@ impl Ledger {
         after: &str,
         limit: i64,
     ) -> Result<Vec<String>, LedgerError> {
-        Ok(sqlx::query_scalar(
-            "-- audit.buyers_after: a walk along reservation_by_buyer
+        let mut buyers: Vec<String> = sqlx::query_scalar(
+            "-- audit.buyers_after: a walk along reservation_by_buyer in each partition, merged; limited by rows, not by
+             -- buyers, for a GROUP BY would read and sort all that is left
              SELECT buyer FROM (
-                 SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\" AS buyer FROM inventory_reservation
-                 WHERE sale_no = $1 AND lane = $2 AND status IN ('RESERVED', 'COMMITTED')
+                 SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\" AS buyer, sale_no, lane, status
+                 FROM inventory_reservation
                  UNION ALL
-                 SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\" FROM inventory_reservation_cold
-                 WHERE sale_no = $1 AND lane = $2 AND status IN ('RESERVED', 'COMMITTED')
-             ) r WHERE buyer > $3 GROUP BY buyer ORDER BY buyer LIMIT $4",
+                 SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\", sale_no, lane, status
+                 FROM inventory_reservation_cold
+             ) r WHERE sale_no = $1 AND lane = $2 AND status IN ('RESERVED', 'COMMITTED') AND buyer > $3
+             ORDER BY buyer LIMIT $4",
         )
         .bind(sale_no)
         .bind(lane.to_i16())
         .bind(after)
         .bind(limit)
         .fetch_all(&self.pool)
-        .await?)
+        .await?;
+        buyers.dedup();
+        Ok(buyers)
     }
 
     /// Those of these ids that events tell of although there is no such reservation.

@@ -1,8 +1,9 @@
 //! The audit of the ledger: recomputes all that is stored twice, and names what disagrees. It changes nothing.
 //!
-//! Everything is read in one snapshot, so it is exact while gateways sell. What Redis holds is compared elsewhere, with
-//! the views of a lane and of its buyers that `foothold` and `buyers` read, each of one snapshot too. [`repair`]
-//! alone writes: the grants that correct a lane.
+//! Each comparison is one statement, so of one snapshot, and exact while gateways sell. All of them together are not: a
+//! snapshot keeps every version of a row that came after it, and those of a hot balance are walked past by each who
+//! changes it next. What Redis holds is compared elsewhere, with the views of a lane and of its buyers that `foothold` and
+//! `buyers` read, each of one snapshot too. [`repair`] alone writes: the grants that correct a lane.
 
 mod account;
 mod balances;
@@ -64,7 +65,7 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn audit(&self) -> Result<Audit, LedgerError> {
-        let mut tx = self.snapshot().await?;
+        let mut tx = self.reading("READ COMMITTED").await?;
         at_length(&mut tx).await?;
         let mut audit = Audit {
             compared: count(&mut tx).await?,
@@ -83,17 +84,21 @@ impl Ledger {
         Ok(audit)
     }
 
-    /// One view of everything, read only. Both tiers are locked first: a day that moves between them is in one of them.
-    /// Compiling a statement costs more than a page of buyers.
+    /// One view of everything, read only.
     async fn snapshot(&self) -> Result<Transaction, LedgerError> {
+        self.reading("REPEATABLE READ").await
+    }
+
+    /// Both tiers are locked first: a day that moves between them is in one of them. Compiling a statement costs more than
+    /// a page of buyers.
+    async fn reading(&self, isolation: &str) -> Result<Transaction, LedgerError> {
         let mut tx = self.begin().await?;
-        sqlx::raw_sql(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+        let set = format!(
+            "SET TRANSACTION ISOLATION LEVEL {isolation}, READ ONLY;
              SET LOCAL jit = off;
-             LOCK TABLE inventory_reservation, inventory_reservation_cold IN ACCESS SHARE MODE",
-        )
-        .execute(&mut *tx)
-        .await?;
+             LOCK TABLE inventory_reservation, inventory_reservation_cold IN ACCESS SHARE MODE"
+        );
+        sqlx::raw_sql(&set).execute(&mut *tx).await?;
         Ok(tx)
     }
 }

@@ -1,5 +1,5 @@
 //! Movements against what they claim to be: an event moves what its kind moves, units that leave one place for another
-//! arrive there, nothing comes back that was not sold, and what may still come back is what is left.
+//! arrive there, and what may still come back is what is left.
 
 use uuid::Uuid;
 
@@ -39,9 +39,6 @@ pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), 
     let transfers = transfers(tx).await?;
     let says = "units that left one place and arrived at another";
     audit.take(figures(Kind::Transfer, says, transfers));
-    let returns = returns(tx).await?;
-    let says = "units that came back of a reservation, at most those that it sold";
-    audit.take(figures(Kind::Returns, says, returns));
     let returnable = returnable(tx).await?;
     let says = "units that could still come back after a return, as it was answered";
     audit.take(figures(Kind::Returnable, says, returnable));
@@ -134,20 +131,6 @@ async fn transfers(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
          FROM inventory_movement WHERE event_type = 'inventory_transferred'
          GROUP BY sku_id, reference_id HAVING sum(on_hand_delta) <> 0
          ORDER BY sku_id, reference_id LIMIT $1",
-    )
-    .bind(rows_max())
-    .fetch_all(tx)
-    .await?)
-}
-
-async fn returns(tx: &mut Connection) -> Result<Vec<Figure>, LedgerError> {
-    Ok(sqlx::query_as(
-        "-- audit.returns
-         SELECT min(sku_id) AS sku_id, min(location_id) AS location_id, reservation_id, 'returned' AS of,
-             sum(sold_delta)::int8 AS expected, sum(returned_delta)::int8 AS found
-         FROM inventory_movement WHERE reservation_id IS NOT NULL
-         GROUP BY reservation_id HAVING sum(returned_delta) > sum(sold_delta)
-         ORDER BY reservation_id LIMIT $1",
     )
     .bind(rows_max())
     .fetch_all(tx)

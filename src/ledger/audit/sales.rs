@@ -1,10 +1,7 @@
-//! Sales against reservations: every unit of an allocation is somewhere, the figures are sums, and no user has more
-//! than was ever allowed.
+//! Sales against reservations: every unit of an allocation is somewhere, and no user has more than was ever allowed.
 
-use super::reservations::told;
 use super::{Audit, rows_max};
 use crate::domain::difference::{Difference, Kind, Site};
-use crate::domain::lane::LaneNo;
 use crate::ledger::LedgerError;
 use crate::ledger::connection::Connection;
 
@@ -23,17 +20,6 @@ struct SaleUnits {
 }
 
 #[derive(sqlx::FromRow)]
-struct SaleFigure {
-    sale_id: String,
-    sku_id: String,
-    location_id: String,
-    lane: Option<i16>,
-    field: String,
-    expected: i64,
-    found: i64,
-}
-
-#[derive(sqlx::FromRow)]
 struct Holder {
     sale_id: String,
     sku_id: String,
@@ -47,12 +33,6 @@ struct Holder {
 pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
     let units = units(tx).await?;
     audit.take(units.iter().filter_map(SaleUnits::difference).collect());
-    let tallies = tallies(tx).await?;
-    let says = "the sale's figure and the sum of its events";
-    audit.take(tallies.into_iter().map(|f| f.difference(Kind::Tally, says)).collect());
-    let buckets = buckets(tx).await?;
-    let says = "the bucket's figure and the sum of its reservations";
-    audit.take(buckets.into_iter().map(|f| f.difference(Kind::Bucket, says)).collect());
     holders(tx, audit).await
 }
 
@@ -113,71 +93,6 @@ impl SaleUnits {
             return allocation("units of an ended sale, at most its allocation", self.allocation, all);
         }
         None
-    }
-}
-
-async fn tallies(tx: &mut Connection) -> Result<Vec<SaleFigure>, LedgerError> {
-    Ok(sqlx::query_as(concat!(
-        "-- audit.tallies
-         WITH ",
-        told!(),
-        ", summed AS (
-             SELECT r.sale_no, sum(e.committed * quantity) AS committed, sum(e.released * quantity) AS released,
-                 sum(e.expired * quantity) AS expired
-             FROM (SELECT reservation_id, sale_no, quantity FROM inventory_reservation
-                   UNION ALL SELECT reservation_id, sale_no, quantity FROM inventory_reservation_cold) r
-             JOIN told e USING (reservation_id) GROUP BY r.sale_no
-         )
-         SELECT sale_id, sku_id, location_id, NULL::int2 AS lane, f.field, coalesce(f.expected, 0)::int8 AS expected,
-             coalesce(f.found, 0)::int8 AS found
-         FROM sale LEFT JOIN sale_tally t USING (sale_no) LEFT JOIN summed s USING (sale_no),
-             LATERAL (VALUES ('committed', s.committed, t.committed), ('released', s.released, t.released),
-                 ('expired', s.expired, t.expired)) AS f(field, expected, found)
-         WHERE coalesce(f.expected, 0) <> coalesce(f.found, 0) ORDER BY sale_no, f.field LIMIT $1"
-    ))
-    .bind(rows_max())
-    .fetch_all(tx)
-    .await?)
-}
-
-async fn buckets(tx: &mut Connection) -> Result<Vec<SaleFigure>, LedgerError> {
-    Ok(sqlx::query_as(concat!(
-        "-- audit.buckets: durable counts each taking, also one anew. What an entry in quarantine had taken is not
-         -- always known, so there the rejected units are not compared
-         WITH ",
-        told!(),
-        ", summed AS (
-             SELECT sale_no, lane, sum(coalesce(e.made, 0) * quantity) AS durable,
-                 sum(quantity) FILTER (WHERE status = 'REJECTED') AS rejected
-             FROM (SELECT reservation_id, sale_no, lane, quantity, status FROM inventory_reservation
-                   UNION ALL
-                   SELECT reservation_id, sale_no, lane, quantity, status FROM inventory_reservation_cold) r
-             LEFT JOIN told e USING (reservation_id) WHERE sale_no IS NOT NULL GROUP BY sale_no, lane
-         )
-         SELECT sale_id, sku_id, location_id, lane, f.field, coalesce(f.expected, 0)::int8 AS expected,
-             coalesce(f.found, 0)::int8 AS found
-         FROM (SELECT sale_no, lane, s.durable AS was_durable, s.rejected AS was_rejected, b.durable, b.rejected
-               FROM sale_bucket b FULL JOIN summed s USING (sale_no, lane)) k
-         JOIN sale USING (sale_no),
-             LATERAL (VALUES ('durable', was_durable, durable), ('rejected', was_rejected, rejected))
-                 AS f(field, expected, found)
-         WHERE coalesce(f.expected, 0) <> coalesce(f.found, 0)
-           AND (f.field = 'durable' OR NOT EXISTS (
-               SELECT 1 FROM quarantine q WHERE q.lane = k.lane AND coalesce(q.sale_no, k.sale_no) = k.sale_no))
-         ORDER BY sale_no, lane, f.field LIMIT $1"
-    ))
-    .bind(rows_max())
-    .fetch_all(tx)
-    .await?)
-}
-
-impl SaleFigure {
-    fn difference(self, kind: Kind, says: &str) -> Difference {
-        let mut site = Site::item(&self.sku_id, &self.location_id)
-            .with_sale(&self.sale_id)
-            .with_figure(self.field);
-        site.lane = self.lane.map(LaneNo::from_i16);
-        Difference::new(kind, site, says, self.expected, self.found)
     }
 }
 

@@ -234,16 +234,27 @@ async fn a_grant_that_is_gone_or_altered_is_found() {
     fair.assert_finds(&[Kind::Grants, Kind::QueueChain]).await;
 }
 
-/// How often grants have been read, by index or whole, by sessions that have ended: then they tell.
-async fn reads_of_grants(desk: &Desk) -> i64 {
+/// What Postgres counts of a table once the sessions have ended: then they tell.
+async fn counted(desk: &Desk, what: &str, table: &str) -> i64 {
     let sessions = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND application_name = 'flashgate'";
     until("the end of the sessions", async || {
         (desk.count(sessions).await == 0).then_some(())
     })
     .await;
-    desk.count("SELECT (seq_scan + coalesce(idx_scan, 0))::int8 FROM pg_stat_user_tables WHERE relname = 'lane_grant'")
-        .await
+    let sum = format!("SELECT sum({what})::int8 FROM pg_stat_user_tables WHERE relname LIKE '{table}'");
+    desk.count(&sum).await
+}
+
+/// How often grants have been read, by index or whole.
+async fn reads_of_grants(desk: &Desk) -> i64 {
+    counted(desk, "seq_scan + coalesce(idx_scan, 0)", "lane_grant").await
+}
+
+/// A ledger of one's own, whose sessions can be ended.
+fn own(desk: &Desk) -> Ledger {
+    let url = desk.pool.connect_options().to_url_lossy();
+    Ledger::new(&Settings::new(url.as_str())).expect("an address")
 }
 
 #[tokio::test]
@@ -254,12 +265,11 @@ async fn grants_are_not_read_for_each_sale() {
         desk.sale(&format!("s{n}"), 10, None, 1).await;
     }
     desk.ledger.close().await;
-    let url = desk.pool.connect_options().to_url_lossy();
-    let own = Ledger::new(&Settings::new(url.as_str())).expect("an address");
-    let lanes = own.lanes().await.expect("reads");
-    own.close().await;
+    let ledger = own(&desk);
+    let lanes = ledger.lanes().await.expect("reads");
+    ledger.close().await;
     let before = reads_of_grants(&desk).await;
-    let own = Ledger::new(&Settings::new(url.as_str())).expect("an address");
+    let own = own(&desk);
     assert_eq!(own.audit().await.expect("reads").differences, []);
     assert_eq!(own.audit_live().await.expect("reads"), []);
     for lane in &lanes {
@@ -269,4 +279,76 @@ async fn grants_are_not_read_for_each_sale() {
     let read = reads_of_grants(&desk).await - before;
     // Of grants that came and went, a million may lie about until a vacuum.
     assert!(0 < read && read < SALES / 2, "{read} times");
+}
+
+#[tokio::test]
+async fn a_page_of_buyers_reads_no_others() {
+    let desk = Desk::open().await;
+    let sale = desk.sale("s", 10, None, 1).await;
+    desk.ledger.close().await;
+    // Each has four.
+    let many = format!(
+        "INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity, status,
+             sale_no, lane, key_hash, fingerprint, explicit_key, trace_id, expires_at, created_at, updated_at)
+         SELECT md5(n::text)::uuid, 'o' || n, to_char(n / 4, 'FM00000'), '{}', '{}', 1, 'RESERVED', {}, {},
+             md5(n::text)::uuid, 0, false, md5('')::uuid, now() + interval '1 hour', now(), now()
+         FROM generate_series(0, 39999) AS n",
+        sale.item.sku, sale.item.location, sale.no, sale.lanes[0]
+    );
+    sqlx::query(&many).execute(&desk.pool).await.expect("they are there");
+    sqlx::query("ANALYZE inventory_reservation")
+        .execute(&desk.pool)
+        .await
+        .expect("counted");
+    let read = "seq_tup_read + coalesce(idx_tup_fetch, 0)";
+    let before = counted(&desk, read, "inventory_reservation%").await;
+    let own = own(&desk);
+    let lane = sale.lanes[0];
+    let page = own.buyers_after(lane, sale.no, "", 10).await.expect("reads");
+    assert_eq!(page, ["u:00000", "u:00001", "u:00002"]);
+    let page = own.buyers_after(lane, sale.no, "u:05000", 3).await.expect("reads");
+    assert_eq!(page, ["u:05001"]);
+    let page = own.buyers_after(lane, sale.no, "u:09999", 3).await.expect("reads");
+    assert_eq!(page, [""; 0]);
+    own.close().await;
+    let read = counted(&desk, read, "inventory_reservation%").await - before;
+    assert!(0 < read && read < 100, "{read} rows");
+}
+
+#[tokio::test]
+async fn an_audit_holds_no_snapshot_longer_than_a_statement() {
+    let desk = Desk::open().await;
+    let lock = async |table: &str| {
+        let mut tx = desk.pool.begin().await.expect("begins");
+        let lock = format!("LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE");
+        sqlx::query(&lock).execute(&mut *tx).await.expect("locks");
+        tx
+    };
+    let early = lock("adjustment").await;
+    let waiting_for = async |table: &str| {
+        let sql = format!(
+            "SELECT max(backend_xmin::text::int8) FROM pg_stat_activity JOIN pg_locks USING (pid)
+             WHERE NOT granted AND relation = '{table}'::regclass"
+        );
+        until("it waits", async || {
+            let found: Option<i64> = sqlx::query_scalar(&sql).fetch_one(&desk.pool).await.expect("reads");
+            found
+        })
+        .await
+    };
+    let look = async {
+        let first = waiting_for("adjustment").await;
+        let passed = desk.count("SELECT pg_current_xact_id()::text::int8").await;
+        let late = lock("inventory_snapshot").await;
+        early.rollback().await.expect("ends");
+        let last = waiting_for("inventory_snapshot").await;
+        late.rollback().await.expect("ends");
+        (first, passed, last)
+    };
+    let (audit, (first, passed, last)) = tokio::join!(desk.ledger.audit(), look);
+    assert_eq!(audit.expect("reads").differences, []);
+    assert!(
+        first <= passed && passed < last,
+        "from {first} to {last}, {passed} between them"
+    );
 }
