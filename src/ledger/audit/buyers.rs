@@ -40,6 +40,17 @@ pub struct BuyerRow {
     pub live: Live,
 }
 
+/// A step along the buyers of a sale in a lane.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct BuyersStep {
+    /// Those with a reservation that is held or sold, and the last one whatever became of his.
+    pub buyers: Vec<String>,
+    /// Where the next step begins. None: there are no more.
+    pub last: Option<String>,
+    /// Reservations that were read.
+    pub walked: i64,
+}
+
 #[derive(sqlx::FromRow)]
 struct Row {
     buyer: String,
@@ -67,7 +78,7 @@ impl Ledger {
         buyers: &[String],
         ids: &[ReservationId],
     ) -> Result<BuyersView, LedgerError> {
-        let mut tx = self.snapshot().await?;
+        let mut tx = self.snapshot_of_few().await?;
         let (foothold, _) = foothold(&mut tx, lane).await?;
         let (ended, drained): (bool, bool) =
             sqlx::query_as("-- audit.sale_state\n SELECT state = 'ended', drained FROM sale WHERE sale_no = $1")
@@ -114,8 +125,8 @@ impl Ledger {
         })
     }
 
-    /// Buyers after `after` who have reserved or bought in a lane, in order: those of the next `limit` reservations. None:
-    /// there are no more.
+    /// Buyers after `after` who have reserved or bought in a lane: those of the next `limit` reservations, ended ones
+    /// among them.
     ///
     /// # Errors
     /// Postgres can't be asked.
@@ -125,27 +136,31 @@ impl Ledger {
         sale_no: i32,
         after: &str,
         limit: i64,
-    ) -> Result<Vec<String>, LedgerError> {
-        let mut buyers: Vec<String> = sqlx::query_scalar(
-            "-- audit.buyers_after: a walk along reservation_by_buyer in each partition, merged; limited by rows, not by
-             -- buyers, for a GROUP BY would read and sort all that is left
-             SELECT buyer FROM (
-                 SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\" AS buyer, sale_no, lane, status
-                 FROM inventory_reservation
-                 UNION ALL
-                 SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\", sale_no, lane, status
-                 FROM inventory_reservation_cold
-             ) r WHERE sale_no = $1 AND lane = $2 AND status IN ('RESERVED', 'COMMITTED') AND buyer > $3
-             ORDER BY buyer LIMIT $4",
+    ) -> Result<BuyersStep, LedgerError> {
+        let step = sqlx::query_as(
+            "-- audit.buyers_after: a walk along reservation_by_buyer in each partition, merged; limited by what is walked
+             -- past, for a sale may have millions that ended. Of the last buyer there may be more
+             WITH walked AS MATERIALIZED (
+                 SELECT buyer, status FROM (
+                     SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\" AS buyer, sale_no, lane, status
+                     FROM inventory_reservation
+                     UNION ALL
+                     SELECT coalesce('u:' || user_id, 'o:' || order_id) COLLATE \"C\", sale_no, lane, status
+                     FROM inventory_reservation_cold
+                 ) r WHERE sale_no = $1 AND lane = $2 AND buyer > $3
+                 ORDER BY buyer LIMIT $4
+             )
+             SELECT count(*) AS walked, max(buyer) AS last, coalesce(array_agg(DISTINCT buyer) FILTER (
+                 WHERE status IN ('RESERVED', 'COMMITTED') OR buyer = (SELECT max(buyer) FROM walked)), '{}') AS buyers
+             FROM walked",
         )
         .bind(sale_no)
         .bind(lane.to_i16())
         .bind(after)
         .bind(limit)
-        .fetch_all(&self.pool)
+        .fetch_one(&self.pool)
         .await?;
-        buyers.dedup();
-        Ok(buyers)
+        Ok(step)
     }
 
     /// Those of these ids that events tell of although there is no such reservation.

@@ -26,7 +26,7 @@ use super::{Ledger, LedgerError, Transaction};
 use crate::domain::difference::Difference;
 use crate::ledger::connection::Connection;
 
-pub use buyers::{BuyerRow, BuyersView};
+pub use buyers::{BuyerRow, BuyersStep, BuyersView};
 pub use foothold::{BucketView, Foothold, LaneView, PendingCorrection};
 
 /// Most differences of one kind that are named: who has more has one fault, many times.
@@ -87,6 +87,16 @@ impl Ledger {
     /// One view of everything, read only.
     async fn snapshot(&self) -> Result<Transaction, LedgerError> {
         self.reading("REPEATABLE READ").await
+    }
+
+    /// The same, for statements that look up single rows: a plan that was made while a table was empty stays, and grants
+    /// come by the million.
+    async fn snapshot_of_few(&self) -> Result<Transaction, LedgerError> {
+        let mut tx = self.snapshot().await?;
+        sqlx::query("-- audit.few\nSET LOCAL enable_seqscan = off")
+            .execute(&mut *tx)
+            .await?;
+        Ok(tx)
     }
 
     /// Both tiers are locked first: a day that moves between them is in one of them. Compiling a statement costs more than

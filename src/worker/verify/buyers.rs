@@ -21,8 +21,8 @@ use crate::ledger::audit::{BucketView, BuyerRow};
 
 /// Buyers per page: a lookup in Redis each, in one script call.
 const PAGE: usize = 1_000;
-/// Names of buyers that the ledger tells at once; it sorts all of them each time.
-const NAMES: i64 = 50_000;
+/// Reservations that the ledger passes at once to tell names of buyers.
+const WALK: i64 = 50_000;
 
 /// The records of one sale in one lane.
 struct Records<'a> {
@@ -69,6 +69,15 @@ pub(super) enum At {
     Names(String),
 }
 
+/// Some buyers to compare.
+struct Step {
+    buyers: Vec<String>,
+    /// Records of Redis or reservations of the ledger that were looked at for them.
+    passed: usize,
+    /// Where to go on. None: that was all.
+    next: Option<At>,
+}
+
 /// Compares about `most` records of a sale in a lane from `at` on; returns where to go on, none where that was all.
 pub(super) async fn compare(
     ledger: &Ledger,
@@ -106,14 +115,20 @@ impl Records<'_> {
         let mut seen: HashSet<String> = HashSet::new();
         let mut suspects: BTreeSet<String> = BTreeSet::new();
         let mut at = Some(from);
-        while let Some(here) = at.take_if(|_| seen.len() < most) {
-            let (buyers, next) = self.step(here, most).await?;
+        let mut passed = 0;
+        while let Some(here) = at.take_if(|_| passed < most) {
+            let step = self.step(here, most - passed).await?;
+            passed += step.passed;
             // A scan may tell a buyer twice, and the ledger tells those that Redis told.
-            let new: Vec<String> = buyers.into_iter().filter(|buyer| seen.insert(buyer.clone())).collect();
+            let new: Vec<String> = step
+                .buyers
+                .into_iter()
+                .filter(|buyer| seen.insert(buyer.clone()))
+                .collect();
             for page in new.chunks(PAGE) {
                 suspects.extend(suspicious(&self.page(page, &[]).await?));
             }
-            at = next;
+            at = step.next;
         }
         halves.buyers = i64::try_from(seen.len()).expect("no more than memory holds");
         let suspects: Vec<String> = suspects.into_iter().collect();
@@ -123,25 +138,31 @@ impl Records<'_> {
         Ok(at)
     }
 
-    /// Buyers with a record in Redis, then those in flight, then those of the ledger: some, and where to go on.
-    async fn step(&self, at: At, most: usize) -> Result<(Vec<String>, Option<At>), Stop> {
+    /// Buyers with a record in Redis, then those in flight, then those of the ledger: some.
+    async fn step(&self, at: At, most: usize) -> Result<Step, Stop> {
         let sale_no = self.bucket.sale_no;
         let scanned = match at {
             At::Start => None,
             At::Scan(at) => Some(at),
             At::Names(after) => {
-                let limit = i64::try_from(most).unwrap_or(NAMES).min(NAMES);
-                let buyers = self.ledger.buyers_after(self.lane, sale_no, &after, limit).await?;
-                let next = buyers.last().map(|last| At::Names(last.clone()));
-                return Ok((buyers, next));
+                let limit = i64::try_from(most).unwrap_or(WALK).min(WALK);
+                let step = self.ledger.buyers_after(self.lane, sale_no, &after, limit).await?;
+                return Ok(Step {
+                    passed: usize::try_from(step.walked).expect("a count"),
+                    buyers: step.buyers,
+                    next: step.last.map(At::Names),
+                });
             }
         };
         let (mut buyers, next) = self.flash.scan_buyers(self.lane, sale_no, scanned).await?;
-        if let Some(next) = next {
-            return Ok((buyers, Some(At::Scan(next))));
+        if next.is_none() {
+            buyers.extend(self.in_flight().await?);
         }
-        buyers.extend(self.in_flight().await?);
-        Ok((buyers, Some(At::Names(String::new()))))
+        Ok(Step {
+            passed: buyers.len(),
+            buyers,
+            next: Some(next.map_or_else(|| At::Names(String::new()), At::Scan)),
+        })
     }
 
     /// Buyers whom the queue tells of: the ledger does not know them yet, and a record that is missing tells nothing.

@@ -290,7 +290,8 @@ async fn a_page_of_buyers_reads_no_others() {
     let many = format!(
         "INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity, status,
              sale_no, lane, key_hash, fingerprint, explicit_key, trace_id, expires_at, created_at, updated_at)
-         SELECT md5(n::text)::uuid, 'o' || n, to_char(n / 4, 'FM00000'), '{}', '{}', 1, 'RESERVED', {}, {},
+         SELECT md5(n::text)::uuid, 'o' || n, to_char(n / 4, 'FM00000'), '{}', '{}', 1,
+             CASE WHEN n / 4 IN (6001, 6003) THEN 'EXPIRED' ELSE 'RESERVED' END::reservation_status, {}, {},
              md5(n::text)::uuid, 0, false, md5('')::uuid, now() + interval '1 hour', now(), now()
          FROM generate_series(0, 39999) AS n",
         sale.item.sku, sale.item.location, sale.no, sale.lanes[0]
@@ -304,12 +305,23 @@ async fn a_page_of_buyers_reads_no_others() {
     let before = counted(&desk, read, "inventory_reservation%").await;
     let own = own(&desk);
     let lane = sale.lanes[0];
-    let page = own.buyers_after(lane, sale.no, "", 10).await.expect("reads");
-    assert_eq!(page, ["u:00000", "u:00001", "u:00002"]);
-    let page = own.buyers_after(lane, sale.no, "u:05000", 3).await.expect("reads");
-    assert_eq!(page, ["u:05001"]);
-    let page = own.buyers_after(lane, sale.no, "u:09999", 3).await.expect("reads");
-    assert_eq!(page, [""; 0]);
+    let step = async |after: &str, limit: i64| {
+        let step = own.buyers_after(lane, sale.no, after, limit).await.expect("reads");
+        (step.buyers, step.last, step.walked)
+    };
+    let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+    let first = names(&["u:00000", "u:00001", "u:00002"]);
+    assert_eq!(step("", 10).await, (first, Some("u:00002".into()), 10));
+    assert_eq!(
+        step("u:05000", 3).await,
+        (names(&["u:05001"]), Some("u:05001".into()), 3)
+    );
+    // Who has ended is passed by, unless there may be more of the last one.
+    assert_eq!(
+        step("u:06000", 12).await,
+        (names(&["u:06002", "u:06003"]), Some("u:06003".into()), 12)
+    );
+    assert_eq!(step("u:09999", 3).await, (Vec::new(), None, 0));
     own.close().await;
     let read = counted(&desk, read, "inventory_reservation%").await - before;
     assert!(0 < read && read < 100, "{read} rows");
@@ -351,4 +363,42 @@ async fn an_audit_holds_no_snapshot_longer_than_a_statement() {
         first <= passed && passed < last,
         "from {first} to {last}, {passed} between them"
     );
+}
+
+#[tokio::test]
+async fn a_look_at_buyers_planned_without_grants_reads_no_others() {
+    let desk = Desk::open().await;
+    let sale = desk.sale("s", 10, None, 1).await;
+    desk.ledger.close().await;
+    let many = format!(
+        "INSERT INTO inventory_reservation (reservation_id, order_id, user_id, sku_id, location_id, quantity, status,
+             sale_no, lane, key_hash, fingerprint, explicit_key, trace_id, expires_at, created_at, updated_at)
+         SELECT md5(n::text)::uuid, 'o' || n, 'u' || n, '{}', '{}', 1, 'RESERVED', {}, {},
+             md5(n::text)::uuid, 0, false, md5('')::uuid, now() + interval '1 hour', now(), now()
+         FROM generate_series(1, 50) AS n",
+        sale.item.sku, sale.item.location, sale.no, sale.lanes[0]
+    );
+    for statement in ["DELETE FROM lane_grant", "VACUUM lane_grant", &many] {
+        sqlx::query(statement).execute(&desk.pool).await.expect("done");
+    }
+    let own = own(&desk);
+    let buyers: Vec<String> = (1..=50).map(|n| format!("u:u{n}")).collect();
+    let look = async || {
+        let view = own.buyers_view(sale.lanes[0], sale.no, &buyers, &[]).await;
+        assert_eq!(view.expect("reads").rows.len(), 50);
+    };
+    // Postgres keeps a plan after five.
+    for _ in 0..8 {
+        look().await;
+    }
+    let grants = format!(
+        "INSERT INTO lane_grant (lane, sale_no, kind, units, reservation_id, body)
+         SELECT {}, {}, 'end', 1, md5(n::text || 'x')::uuid, '' FROM generate_series(1, 20000) AS n",
+        sale.lanes[0], sale.no
+    );
+    sqlx::query(&grants).execute(&desk.pool).await.expect("done");
+    look().await;
+    own.close().await;
+    let read = counted(&desk, "seq_tup_read", "lane_grant").await;
+    assert!(read < 20_000, "{read} rows");
 }
