@@ -1,16 +1,23 @@
-//! Whoever keeps locks that the ledger's statements wait for.
+//! Sessions of Postgres that stand in the ledger's way: whoever keeps locks that its statements wait for, and whoever has
+//! kept a snapshot for long.
 //!
 //! A batch waits for the rows of all that are in it. So a session by hand that was left open over one balance, or a
 //! gateway that was stopped midway, would hold up every batch that meets that row, with whatever else is in it. What such a
 //! transaction has written so far, nobody has been promised: to end it loses nothing but its author's work.
+//!
+//! A snapshot stops nobody, but while it is kept Postgres cleans up no version of a row that it may still see, and whoever
+//! changes a hot balance walks past all of them. Whose it is, and what it is worth (a dump, a report), we can't know, so
+//! it is told of and left alone.
+
+use std::fmt;
 
 use chrono::{DateTime, Utc};
 
 use super::{Ledger, LedgerError};
 
-/// A session of Postgres that keeps a lock for which one of ours has waited for long.
+/// A session of Postgres, as far as our role may see it.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub struct Holder {
+pub struct Session {
     /// Of its process; 0: a prepared transaction, which has none.
     pub pid: i32,
     /// Its role.
@@ -19,16 +26,46 @@ pub struct Holder {
     pub application: Option<String>,
     /// Where it comes from; none: a Unix socket.
     pub client: Option<String>,
-    /// What it does, or did last, as far as our role may see it.
+    /// What it does, or did last.
     pub query: Option<String>,
-    /// When it began to do so, as far as our role may see it.
-    pub state_since: Option<DateTime<Utc>>,
-    /// When its transaction began, as far as our role may see it.
+    /// When its transaction began.
     pub began: Option<DateTime<Utc>>,
+}
+
+impl fmt::Display for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let known = |what: &Option<String>| what.clone().unwrap_or_else(|| "?".into());
+        let (role, application) = (known(&self.role), known(&self.application));
+        write!(f, "process {}, role {role}, application {application}", self.pid)?;
+        if let Some(client) = &self.client {
+            write!(f, ", from {client}")?;
+        }
+        write!(f, ": {}", known(&self.query))
+    }
+}
+
+/// A session that keeps a lock for which one of ours has waited for long.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Holder {
+    /// Whose lock it is.
+    #[sqlx(flatten)]
+    pub session: Session,
+    /// When it began to do what it does, as far as our role may see it.
+    pub state_since: Option<DateTime<Utc>>,
     /// For how long ours has waited, in ms.
     pub waited_ms: i64,
     /// It has our role, and has done nothing for so long: it may be ended.
     pub may_end: bool,
+}
+
+/// A session that keeps a snapshot.
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
+pub struct OldSnapshot {
+    /// Whose it is.
+    #[sqlx(flatten)]
+    pub session: Session,
+    /// How old it may be, in seconds: for so long its transaction lasts.
+    pub age_s: f64,
 }
 
 impl Ledger {
@@ -90,10 +127,34 @@ impl Ledger {
              SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE pid = $1 AND state_change = $2 AND usename = current_user AND state LIKE 'idle in transaction%'",
         )
-        .bind(holder.pid)
+        .bind(holder.session.pid)
         .bind(holder.state_since)
         .fetch_optional(&self.pool)
         .await?;
         Ok(ended == Some(true))
+    }
+
+    /// Who keeps the oldest snapshot in this database; none: nobody but this call. A transaction that has written counts
+    /// too, for no later snapshot knows what becomes of it.
+    ///
+    /// # Errors
+    /// Postgres can't be asked.
+    pub async fn oldest_snapshot(&self) -> Result<Option<OldSnapshot>, LedgerError> {
+        // Vacuum keeps nobody from cleaning up. Of a standby's snapshots only their number is known, not their age.
+        let oldest = sqlx::query_as(
+            "-- snapshot.oldest
+             SELECT *, extract(epoch FROM clock_timestamp() - began)::float8 AS age_s FROM (
+                 SELECT pid, usename AS role, application_name AS application, host(client_addr) AS client,
+                     left(query, 200) AS query, xact_start AS began
+                 FROM pg_stat_activity
+                 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+                     AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
+                 UNION ALL
+                 SELECT 0, owner, NULL, NULL, NULL, prepared FROM pg_prepared_xacts WHERE database = current_database()
+             ) AS open WHERE began IS NOT NULL ORDER BY began LIMIT 1",
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(oldest)
     }
 }

@@ -109,8 +109,8 @@ async fn who_is_at_work_is_named_and_left_alone() {
             ledger.holders().await.expect("Postgres answers").pop()
         })
         .await;
-        assert_eq!((holder.pid, holder.may_end), (pid, false), "{holder:?}");
-        assert!(holder.query.as_deref().is_some_and(|query| query.contains("pg_sleep")));
+        assert_eq!((holder.session.pid, holder.may_end), (pid, false), "{holder:?}");
+        assert!(holder.session.to_string().contains("pg_sleep"), "{holder:?}");
         assert!(!ledger.end_holder(&holder).await.expect("Postgres answers"));
     };
     let ((), (), committed) = tokio::join!(work, look, whole.commit(&id));
@@ -118,6 +118,48 @@ async fn who_is_at_work_is_named_and_left_alone() {
     committed.expect(200);
     assert_eq!(ledger.holders().await.expect("Postgres answers"), []);
     whole.stop().await;
+}
+
+#[tokio::test]
+async fn whose_snapshot_is_the_oldest_is_told() {
+    let (redis_url, url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&url).await;
+    let child = Child::over(&redis_url, &url).await;
+    let ledger = Ledger::new(&Settings::new(&url)).expect("an address");
+    let oldest = async || {
+        let oldest = ledger.oldest_snapshot().await.expect("Postgres answers");
+        oldest.map_or(0, |oldest| oldest.session.pid)
+    };
+    let begin = async |how: &'static str| {
+        let mut open = child.pool.begin().await.expect("begins");
+        sqlx::query(how).execute(&mut *open).await.expect("is one");
+        let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+            .fetch_one(&mut *open)
+            .await
+            .expect("answers");
+        (open, pid)
+    };
+    // It keeps a snapshot only while a statement of its own runs.
+    let (idle, idle_pid) = begin("SET TRANSACTION ISOLATION LEVEL READ COMMITTED").await;
+    let (dump, dump_pid) = begin("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ").await;
+    let (writes, writes_pid) = begin("CREATE TABLE left_open ()").await;
+    until("the dump is seen", async || (oldest().await == dump_pid).then_some(())).await;
+    until("the gateway tells", async || {
+        let page = metrics(&child).await;
+        let age = page
+            .iter()
+            .find(|(sample, _)| sample == "flashgate_postgres_oldest_snapshot_seconds");
+        age.filter(|(_, age)| *age > 2.0).map(|_| ())
+    })
+    .await;
+    dump.rollback().await.expect("ends");
+    until("who writes is seen", async || {
+        (oldest().await == writes_pid).then_some(())
+    })
+    .await;
+    writes.rollback().await.expect("ends");
+    assert_ne!(oldest().await, idle_pid);
+    drop(idle);
 }
 
 #[tokio::test(flavor = "multi_thread")]
