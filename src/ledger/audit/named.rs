@@ -71,7 +71,7 @@ async fn corrections(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
 async fn returns(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.returns_named: a return processed without a reservation is an adjustment
-         SELECT 'return ' || coalesce(l.return_id, e.reference_id) AS by, coalesce(l.sku_id, e.sku_id) AS sku_id,
+         SELECT 'return ' || coalesce(l.return_id, e.reference_id, 'without an id') AS by, coalesce(l.sku_id, e.sku_id) AS sku_id,
              coalesce(l.location_id, e.location_id) AS location_id, event_id,
              CASE WHEN l.return_id IS NULL THEN 'no such return'
                   ELSE format('%s units of reservation %s, %s', l.quantity, l.reservation_id, l.condition) END AS expected,
@@ -96,7 +96,7 @@ async fn returns(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
 async fn transfers(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.transfers_named: both sides
-         SELECT 'transfer ' || coalesce(t.transfer_id, e.reference_id) AS by, coalesce(t.sku_id, e.sku_id) AS sku_id,
+         SELECT 'transfer ' || coalesce(t.transfer_id, e.reference_id, 'without an id') AS by, coalesce(t.sku_id, e.sku_id) AS sku_id,
              coalesce(t.location_id, e.location_id) AS location_id, event_id,
              CASE WHEN t.transfer_id IS NULL THEN 'no such transfer'
                   ELSE format('%s units, leaving %s on hand', t.units, t.on_hand) END AS expected,

@@ -3,6 +3,8 @@
 //!
 //! A reservation that was taken anew after it had ended has one more pair of events.
 
+use std::collections::BTreeSet;
+
 use uuid::Uuid;
 
 use super::{Audit, rows_max};
@@ -100,7 +102,7 @@ pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), 
     audit.take(of("tally").map(|one| one.difference(Kind::Tally, says)).collect());
     let says = "the bucket's figure and the sum of its reservations";
     audit.take(of("bucket").map(|one| one.difference(Kind::Bucket, says)).collect());
-    let wrong: Vec<Uuid> = of("reservation").filter_map(|one| one.reservation_id).collect();
+    let wrong: BTreeSet<Uuid> = found.iter().filter_map(|one| one.reservation_id).collect();
     if wrong.is_empty() {
         return Ok(());
     }
@@ -114,15 +116,21 @@ pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), 
 async fn walk(tx: &mut Connection) -> Result<Vec<Found>, LedgerError> {
     Ok(sqlx::query_as(concat!(
         "-- audit.reservations: durable counts each taking, also one anew. What an entry in quarantine had taken is not
-         -- always known, so there the rejected units are not compared
+         -- always known, so there the rejected units are not compared. Only as many as are named are gathered: after a
+         -- bad restore millions may be wrong
          WITH ",
         both_sides!("reservation_id IS NOT NULL"),
-        ", summed AS MATERIALIZED (
+        ", counted AS (
+             SELECT *, count(*) FILTER (WHERE NOT agrees) OVER along AS nth_wrong,
+                 count(*) FILTER (WHERE returned > sold) OVER along AS nth_back
+             FROM both_sides WINDOW along AS (ROWS UNBOUNDED PRECEDING)
+         ), summed AS MATERIALIZED (
              SELECT sale_no, lane, sum(made * quantity) AS durable,
                  sum(quantity) FILTER (WHERE status = 'REJECTED') AS rejected, sum(committed * quantity) AS committed,
                  sum(released * quantity) AS released, sum(expired * quantity) AS expired,
-                 array_agg(reservation_id) FILTER (WHERE NOT agrees OR returned > sold) AS wrong
-             FROM both_sides GROUP BY sale_no, lane
+                 array_agg(reservation_id) FILTER (WHERE NOT agrees AND nth_wrong <= $1) AS wrong,
+                 array_agg(reservation_id) FILTER (WHERE returned > sold AND nth_back <= $1) AS back
+             FROM counted GROUP BY sale_no, lane
          ), of_sale AS (
              SELECT sale_no, sum(committed) AS committed, sum(released) AS released, sum(expired) AS expired
              FROM summed GROUP BY sale_no
@@ -147,8 +155,8 @@ async fn walk(tx: &mut Connection) -> Result<Vec<Found>, LedgerError> {
                 SELECT 1 FROM quarantine q WHERE q.lane = k.lane AND coalesce(q.sale_no, k.sale_no) = k.sale_no))
           ORDER BY sale_no, lane, f.field LIMIT $1)
          UNION ALL
-         (SELECT 'reservation', NULL, NULL, NULL, NULL, NULL, 0, 0, id FROM summed, UNNEST(wrong) AS id
-          ORDER BY id LIMIT $1)"
+         SELECT 'reservation', NULL, NULL, NULL, NULL, NULL, 0, 0, id
+         FROM summed, UNNEST(wrong || back) AS id"
     ))
     .bind(rows_max())
     .fetch_all(tx)
@@ -156,7 +164,7 @@ async fn walk(tx: &mut Connection) -> Result<Vec<Found>, LedgerError> {
 }
 
 /// These reservations as they stand now, and their events.
-async fn rows(tx: &mut Connection, wrong: &[Uuid]) -> Result<Vec<Row>, LedgerError> {
+async fn rows(tx: &mut Connection, wrong: &BTreeSet<Uuid>) -> Result<Vec<Row>, LedgerError> {
     Ok(sqlx::query_as(concat!(
         "-- audit.wrong_reservations
          WITH ",
@@ -165,7 +173,7 @@ async fn rows(tx: &mut Connection, wrong: &[Uuid]) -> Result<Vec<Row>, LedgerErr
              taken, reserved, sold, returned, agrees
          FROM both_sides ORDER BY reservation_id"
     ))
-    .bind(wrong)
+    .bind(wrong.iter().copied().collect::<Vec<_>>())
     .fetch_all(tx)
     .await?)
 }

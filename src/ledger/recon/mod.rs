@@ -52,8 +52,8 @@ pub struct Settings {
           value_parser = clap::value_parser!(u32).range(100..=86_400_000))]
     pub compare_every_ms: u32,
 
-    /// Records of Redis and reservations that one such comparison reads; the next goes on from there. A sale in a lane
-    /// counts for 100 at least
+    /// Buyers that one such comparison looks at; the next goes on from there. 50 reservations that are passed to find them
+    /// count for one, and a sale in a lane for 100 at least
     #[arg(long, env = "FLASHGATE_COMPARE_RECORDS_MAX", value_name = "COUNT", default_value_t = COMPARE_RECORDS_MAX,
           value_parser = clap::value_parser!(u32).range(1_000..=100_000_000))]
     pub compare_records_max: u32,

@@ -22,7 +22,9 @@ use crate::ledger::audit::{BucketView, BuyerRow};
 /// Buyers per page: a lookup in Redis each, in one script call.
 const PAGE: usize = 1_000;
 /// Reservations that the ledger passes at once to tell names of buyers.
-const WALK: i64 = 50_000;
+const WALK: usize = 50_000;
+/// Reservations that the ledger passes in the time of one look at a buyer.
+const PASSED_A_LOOK: usize = 50;
 
 /// The records of one sale in one lane.
 struct Records<'a> {
@@ -71,14 +73,25 @@ pub(super) enum At {
 
 /// Some buyers to compare.
 struct Step {
+    /// None that was told before.
     buyers: Vec<String>,
-    /// Records of Redis or reservations of the ledger that were looked at for them.
+    /// Reservations of the ledger that were passed for them.
     passed: usize,
     /// Where to go on. None: that was all.
     next: Option<At>,
 }
 
-/// Compares about `most` records of a sale in a lane from `at` on; returns where to go on, none where that was all.
+/// What was compared of a sale in a lane.
+pub(super) struct Compared {
+    pub(super) halves: Halves,
+    /// What it cost, in looks at a buyer.
+    pub(super) looks: usize,
+    /// Where to go on. None: that was all.
+    pub(super) rest: Option<At>,
+}
+
+/// Compares the buyers of a sale in a lane from `at` on, for about `most` looks. The reservations that the ledger passes to
+/// find them cost too, if little: most of them may have ended.
 pub(super) async fn compare(
     ledger: &Ledger,
     flash: &Flash,
@@ -87,7 +100,7 @@ pub(super) async fn compare(
     until: Instant,
     at: At,
     most: usize,
-) -> Result<(Halves, Option<At>), VerifyError> {
+) -> Result<Compared, VerifyError> {
     let records = Records {
         ledger,
         flash,
@@ -95,62 +108,71 @@ pub(super) async fn compare(
         bucket,
         until,
     };
-    let mut halves = Halves::default();
-    match records.compare(&mut halves, at, most).await {
-        Ok(rest) => Ok((halves, rest)),
-        Err(Stop::Gone) => Ok((halves, None)),
+    let mut compared = Compared {
+        halves: Halves::default(),
+        looks: 0,
+        rest: Some(at),
+    };
+    match records.compare(&mut compared, most).await {
+        Ok(()) => {}
+        Err(Stop::Gone) => compared.rest = None,
         Err(Stop::Elsewhere) => {
-            halves.undecided.push(format!(
+            compared.halves.undecided.push(format!(
                 "records of sale {} in lane {lane}: the lane is being recovered",
                 bucket.sale_id
             ));
-            Ok((halves, None))
+            compared.rest = None;
         }
-        Err(Stop::Failed(error)) => Err(error),
+        Err(Stop::Failed(error)) => return Err(error),
     }
+    Ok(compared)
 }
 
 impl Records<'_> {
-    async fn compare(&self, halves: &mut Halves, from: At, most: usize) -> Result<Option<At>, Stop> {
+    async fn compare(&self, compared: &mut Compared, most: usize) -> Result<(), Stop> {
         let mut seen: HashSet<String> = HashSet::new();
         let mut suspects: BTreeSet<String> = BTreeSet::new();
-        let mut at = Some(from);
-        let mut passed = 0;
-        while let Some(here) = at.take_if(|_| passed < most) {
-            let step = self.step(here, most - passed).await?;
-            passed += step.passed;
-            // A scan may tell a buyer twice, and the ledger tells those that Redis told.
-            let new: Vec<String> = step
-                .buyers
-                .into_iter()
-                .filter(|buyer| seen.insert(buyer.clone()))
-                .collect();
-            for page in new.chunks(PAGE) {
+        while compared.looks < most
+            && let Some(here) = compared.rest.take()
+        {
+            let step = self.step(here, most - compared.looks, &mut seen).await?;
+            compared.looks += step.buyers.len() + step.passed.div_ceil(PASSED_A_LOOK);
+            for page in step.buyers.chunks(PAGE) {
                 suspects.extend(suspicious(&self.page(page, &[]).await?));
             }
-            at = step.next;
+            compared.rest = step.next;
         }
-        halves.buyers = i64::try_from(seen.len()).expect("no more than memory holds");
+        compared.halves.buyers = i64::try_from(seen.len()).expect("no more than memory holds");
         let suspects: Vec<String> = suspects.into_iter().collect();
         for page in suspects.chunks(PAGE) {
-            halves.findings.extend(self.again(page).await?);
+            compared.halves.findings.extend(self.again(page).await?);
         }
-        Ok(at)
+        Ok(())
     }
 
-    /// Buyers with a record in Redis, then those in flight, then those of the ledger: some.
-    async fn step(&self, at: At, most: usize) -> Result<Step, Stop> {
+    /// Buyers with a record in Redis, then those in flight, then those of the ledger: some, and none of whom was told before.
+    /// A scan may tell a buyer twice, and the ledger tells those that Redis told.
+    async fn step(&self, at: At, most: usize, seen: &mut HashSet<String>) -> Result<Step, Stop> {
         let sale_no = self.bucket.sale_no;
         let scanned = match at {
             At::Start => None,
             At::Scan(at) => Some(at),
             At::Names(after) => {
-                let limit = i64::try_from(most).unwrap_or(WALK).min(WALK);
+                let limit = most.saturating_mul(PASSED_A_LOOK).min(WALK);
+                let limit = i64::try_from(limit).expect("no more than a walk");
                 let step = self.ledger.buyers_after(self.lane, sale_no, &after, limit).await?;
+                let (mut buyers, mut last) = (Vec::new(), step.last);
+                for buyer in step.buyers.into_iter().filter(|buyer| seen.insert(buyer.clone())) {
+                    buyers.push(buyer);
+                    if buyers.len() == most {
+                        last = buyers.last().cloned();
+                        break;
+                    }
+                }
                 return Ok(Step {
                     passed: usize::try_from(step.walked).expect("a count"),
-                    buyers: step.buyers,
-                    next: step.last.map(At::Names),
+                    buyers,
+                    next: last.map(At::Names),
                 });
             }
         };
@@ -158,8 +180,9 @@ impl Records<'_> {
         if next.is_none() {
             buyers.extend(self.in_flight().await?);
         }
+        buyers.retain(|buyer| seen.insert(buyer.clone()));
         Ok(Step {
-            passed: buyers.len(),
+            passed: 0,
             buyers,
             next: Some(next.map_or_else(|| At::Names(String::new()), At::Scan)),
         })

@@ -46,8 +46,8 @@ pub(super) async fn compare(
 ) -> Result<Halves, VerifyError> {
     let (mut halves, buckets) = compare_counters(ledger, flash, lane, until).await?;
     for bucket in &buckets {
-        let (records, _) = buyers::compare(ledger, flash, lane, bucket, until, At::default(), usize::MAX).await?;
-        halves = halves.merge(records);
+        let compared = buyers::compare(ledger, flash, lane, bucket, until, At::default(), usize::MAX).await?;
+        halves = halves.merge(compared.halves);
     }
     Ok(halves)
 }

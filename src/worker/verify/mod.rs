@@ -1,6 +1,6 @@
 //! Verification: recomputes everything that is stored twice, in either half and between them, while both go on.
 //!
-//! The ledger is compared with itself in one snapshot ([`crate::ledger::audit`]). What Redis holds is compared with the
+//! The ledger is compared with itself, each comparison in one statement ([`crate::ledger::audit`]). What Redis holds is compared with the
 //! ledger at a cursor plus the queue from there on, read in the same step as what is compared: so nothing in flight looks
 //! like a difference. What differs all the same is looked at again, from a newer cursor, before it is reported.
 
@@ -10,6 +10,7 @@ mod follow;
 mod lanes;
 mod record;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -19,10 +20,9 @@ use serde::Serialize;
 pub use self::beside::flash_beside;
 use self::buyers::At;
 use crate::domain::difference::Difference;
-use crate::domain::lane::LaneNo;
 use crate::flash::{Flash, FlashError};
+use crate::ledger::audit::AuditCount;
 use crate::ledger::audit::repair::Repair;
-use crate::ledger::audit::{AuditCount, BucketView};
 use crate::ledger::{Ledger, LedgerError};
 
 /// How long lanes may be unreachable or in recovery before they count as such: a recovery takes less.
@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(150);
 const LOOKS: usize = 3;
 /// Lanes compared at the same time.
 const AT_ONCE: usize = 4;
-/// Records that a sale in a lane counts for at least: to ask for its buyers costs as much as to look at so many.
+/// Looks that a sale in a lane counts for at least: to ask for its buyers costs as much as to look at so many.
 const BUYERS_MIN: usize = 100;
 
 /// Why it could not be found out whether everything agrees.
@@ -218,15 +218,16 @@ pub(super) async fn compare_halves(ledger: &Ledger, flash: &Flash) -> Result<Hal
         .await
 }
 
-/// Where a comparison of some records goes on.
+/// Where a comparison of some records goes on. A sale in a lane goes by the lane and its own number.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// Lane and number of the sale.
-    bucket: (u16, i32),
-    at: At,
+    /// The first that has not had its turn.
+    next: (u16, i32),
+    /// Those that have been compared in part, and how far.
+    begun: BTreeMap<(u16, i32), At>,
 }
 
-/// Compares every lane and its counters, and about `most` records from `from` on; returns where the next goes on.
+/// Compares every lane and its counters, and buyers from `from` on for about `most` looks; returns where the next goes on.
 pub(super) async fn compare_some(
     ledger: &Ledger,
     flash: &Flash,
@@ -235,56 +236,46 @@ pub(super) async fn compare_some(
 ) -> Result<(Halves, Position), VerifyError> {
     let until = Instant::now() + PATIENCE;
     let lanes: Vec<_> = flash.lane_numbers().collect();
-    let (mut all, mut buckets) = (Halves::default(), Vec::new());
+    let (mut all, mut begun, mut fresh) = (Halves::default(), Vec::new(), Vec::new());
     let mut compared = stream::iter(lanes)
         .map(async |lane| (lane, lanes::compare_counters(ledger, flash, lane, until).await))
         .buffered(AT_ONCE);
     while let Some((lane, of_lane)) = compared.next().await {
         let (halves, of_lane) = of_lane?;
         all = all.merge(halves);
-        buckets.extend(of_lane.into_iter().map(|bucket| (lane, bucket)));
+        for bucket in of_lane {
+            let name = (lane.0, bucket.sale_no);
+            let at = from.begun.get(&name).cloned();
+            let queue = if at.is_some() { &mut begun } else { &mut fresh };
+            queue.push((name, lane, bucket, at.unwrap_or_default()));
+        }
     }
-    let name = |(lane, bucket): &(LaneNo, BucketView)| (lane.0, bucket.sale_no);
-    let first = buckets
-        .iter()
-        .position(|bucket| name(bucket) >= from.bucket)
-        .unwrap_or(0);
-    buckets.rotate_left(first);
-    let mut left = most;
-    for some in buckets.chunks(AT_ONCE) {
+    let first = fresh.iter().position(|(name, ..)| *name >= from.next).unwrap_or(0);
+    fresh.rotate_left(first);
+    let (begun_count, queue) = (begun.len(), [begun, fresh].concat());
+    let (mut left, mut had, mut to) = (most, 0, Position::default());
+    for some in queue.chunks(AT_ONCE) {
         if left == 0 {
-            let bucket = name(&some[0]);
-            return Ok((
-                all,
-                Position {
-                    bucket,
-                    at: At::default(),
-                },
-            ));
+            break;
         }
         let share = left.div_ceil(some.len());
-        let compared = some.iter().map(async |bucket| {
-            let here = name(bucket);
-            let at = if here == from.bucket {
-                from.at.clone()
-            } else {
-                At::default()
-            };
-            let (halves, rest) = buyers::compare(ledger, flash, bucket.0, &bucket.1, until, at, share).await?;
-            Ok::<_, VerifyError>((halves, rest.map(|at| Position { bucket: here, at })))
+        let compared = some.iter().map(async |(name, lane, bucket, at)| {
+            let compared = buyers::compare(ledger, flash, *lane, bucket, until, at.clone(), share).await?;
+            Ok::<_, VerifyError>((*name, compared))
         });
-        let mut unfinished = None;
-        for (halves, rest) in futures::future::try_join_all(compared).await? {
-            let buyers = usize::try_from(halves.buyers).unwrap_or(usize::MAX);
-            left = left.saturating_sub(buyers.max(BUYERS_MIN));
-            all = all.merge(halves);
-            unfinished = unfinished.or(rest);
+        for (name, compared) in futures::future::try_join_all(compared).await? {
+            left = left.saturating_sub(compared.looks.max(BUYERS_MIN));
+            all = all.merge(compared.halves);
+            to.begun.extend(compared.rest.map(|at| (name, at)));
         }
-        if let Some(next) = unfinished {
-            return Ok((all, next));
-        }
+        had += some.len();
     }
-    Ok((all, Position::default()))
+    if let Some((name, ..)) = queue.get(had.max(begun_count)) {
+        to.next = *name;
+    }
+    let waiting = queue.into_iter().take(begun_count).skip(had);
+    to.begun.extend(waiting.map(|(name, _, _, at)| (name, at)));
+    Ok((all, to))
 }
 
 /// Keeps what both looks found: what only one did is no difference.

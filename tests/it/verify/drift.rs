@@ -31,6 +31,7 @@ use rand::{Rng, SeedableRng};
 use sqlx::ConnectOptions;
 
 use super::fair::Fair;
+use super::ledger::rows;
 use crate::support::door::until;
 
 /// What is planted in all.
@@ -396,5 +397,38 @@ async fn many_sales_are_compared_in_turn() {
     }
     assert_eq!((&turns[1], &turns[2]), (&turns[3], &turns[4]), "half of them in turn");
     assert_ne!(turns[1], turns[2]);
+    context.ledger.close().await;
+}
+
+#[tokio::test]
+async fn what_has_ended_is_walked_past_in_turns() {
+    let fair = Fair::open().await;
+    let sale = fair.desk.sale("old", UNITS, None, 4).await;
+    for lane in &sale.lanes {
+        let ended =
+            format!("SELECT gen_random_uuid(), n, {lane} || 'u' || n, 'EXPIRED' FROM generate_series(1, 3000) AS n");
+        fair.desk.run(&rows(&sale, *lane, &ended)).await;
+    }
+    fair.settle().await;
+    let url = fair.desk.pool.connect_options().to_url_lossy();
+    let mut settings = ledger::Settings::new(url.as_str());
+    settings.recon.compare_records_max = 100;
+    let context = Context {
+        ledger: Ledger::new(&settings).expect("an address"),
+        ..fair.context.clone()
+    };
+    // Each of the four takes three turns, side by side; those of the others, who have no buyers, come between.
+    let (mut at, mut turns) = (Position::default(), Vec::new());
+    for _ in 0..10 {
+        let round = run_once(&context, &at).await.expect("it can be found out");
+        at = round.expect("nobody else compares").next;
+        turns.push(format!("{at:?}"));
+    }
+    for lane in &sale.lanes {
+        let name = format!("({lane}, {}): Names", sale.no);
+        let begun: Vec<bool> = turns.iter().map(|turn| turn.contains(&name)).collect();
+        let ends = begun.windows(2).any(|turn| turn == [true, false]);
+        assert!(ends, "lane {lane}: {turns:#?}");
+    }
     context.ledger.close().await;
 }

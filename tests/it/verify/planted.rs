@@ -2,7 +2,7 @@
 //!
 //! The list, in the order of [`plant`]: a balance changed without an event; an event gone; an event that moves what its
 //! kind does not; an adjustment that was answered otherwise than it happened; a transfer that never arrived; more
-//! returned than sold; a correction that never was; promises that are not covered; a reservation whose status is not what
+//! returned than sold, of nothing and of what was sold; a correction that never was; promises that are not covered; a reservation whose status is not what
 //! its events say; an order that holds an item twice; an idempotency key gone; units set aside for nobody; a return
 //! whose answer tells that more may come back; one whose event tells other units; one that nobody remembers; a transfer
 //! that was answered otherwise than it happened; one that nobody remembers; a copy for the pages that is not the balance;
@@ -26,7 +26,7 @@ use crate::support::door::until;
 use crate::support::ledger::{place, sku};
 
 /// What is planted: the kind it must be found as, the item that names it, and how.
-const PLANTED: [(Kind, &str, &str); 19] = [
+const PLANTED: [(Kind, &str, &str); 20] = [
     (
         Kind::BalanceSum,
         "changed",
@@ -58,6 +58,11 @@ const PLANTED: [(Kind, &str, &str); 19] = [
         "returned",
         "UPDATE inventory_event SET event_type = 'inventory_returned', returned_delta = 100,
              reservation_id = gen_random_uuid() WHERE sku_id = 'returned' AND on_hand_delta > 0",
+    ),
+    (
+        Kind::Returns,
+        "hot",
+        "UPDATE inventory_event SET returned_delta = 2 WHERE event_type = 'inventory_returned' AND sku_id = 'hot'",
     ),
     (
         Kind::CorrectionEvent,
