@@ -16,8 +16,8 @@ use crate::metric;
 const EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at snapshots: several within what a scrape covers.
 const SNAPSHOTS_EVERY: Duration = Duration::from_secs(5);
-/// From this age on, in seconds, the log says whose a snapshot is. Of ours only audits and the daily comparison of balances last as
-/// long.
+/// From this age on, in seconds, the log says whose a snapshot is. Of ours only audits and the daily comparison of balances
+/// last as long.
 const OLD_S: f64 = 60.0;
 
 /// Those of whom was told, by process and by when their transaction began.
