@@ -31,7 +31,7 @@ const READY_MAX: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(20);
 /// Time to pay, as a sale has it that says nothing.
 const HOLD_SECONDS: u32 = 900;
-/// Longest time until the queue is in the ledger.
+/// Longest time until the queue is in the ledger, or all units are on sale again.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
 
 /// A running gateway with its servers. Dropped, it ends with them.
@@ -264,14 +264,28 @@ impl Ours {
     /// # Errors
     /// It took too long.
     pub(crate) async fn drained(&self, sale: &Sale) -> Result<Duration, Failure> {
+        self.comes_to(sale, |now| now.queue == 0 && now.accepted == now.durable + now.rejected)
+            .await
+    }
+
+    /// Waits until every unit is on sale again, which grants carry there one after the other: whatever a sale is told
+    /// meanwhile waits behind them. How long that took.
+    ///
+    /// # Errors
+    /// It took too long.
+    pub(crate) async fn back_on_sale(&self, sale: &Sale) -> Result<Duration, Failure> {
+        self.comes_to(sale, |now| now.taken == 0).await
+    }
+
+    async fn comes_to(&self, sale: &Sale, is_there: impl Fn(&Progress) -> bool) -> Result<Duration, Failure> {
         let begin = Instant::now();
         loop {
             let progress = self.progress(sale).await?;
-            if progress.queue == 0 && progress.accepted == progress.durable + progress.rejected {
+            if is_there(&progress) {
                 return Ok(begin.elapsed());
             }
             if begin.elapsed() > DRAIN_MAX {
-                return Err(format!("the queue of {} does not drain: {progress:?}", sale.name).into());
+                return Err(format!("{} does not settle: {progress:?}", sale.name).into());
             }
             sleep(Duration::from_millis(50)).await;
         }

@@ -243,7 +243,7 @@ pub(crate) const BENCH: [Row; 27] = [
 ];
 
 /// The table of `make soak`.
-pub(crate) const SOAK: [Row; 11] = [
+pub(crate) const SOAK: [Row; 12] = [
     Row {
         what: "rate over 10,000 sales, 1,000,000 SKUs, past reservations ÷ one SKU, none",
         target: higher(0.8, 0.95),
@@ -273,6 +273,12 @@ pub(crate) const SOAK: [Row; 11] = [
         target: None,
         unit: "/s",
         of: |round| round.get("endurance.rate"),
+    },
+    Row {
+        what: "… all of it on sale again after the last, 20 s of which it was held",
+        target: None,
+        unit: "s",
+        of: |round| round.get("endurance.back_s"),
     },
     Row {
         what: "… growth of memory in the last 20 minutes",
