@@ -126,7 +126,7 @@ impl Ledger {
     }
 
     /// Buyers after `after` who have reserved or bought in a lane: those of the next `limit` reservations, ended ones
-    /// among them.
+    /// among them. In order.
     ///
     /// # Errors
     /// Postgres can't be asked.
@@ -150,7 +150,7 @@ impl Ledger {
                  ) r WHERE sale_no = $1 AND lane = $2 AND buyer > $3
                  ORDER BY buyer LIMIT $4
              )
-             SELECT count(*) AS walked, max(buyer) AS last, coalesce(array_agg(DISTINCT buyer) FILTER (
+             SELECT count(*) AS walked, max(buyer) AS last, coalesce(array_agg(DISTINCT buyer ORDER BY buyer) FILTER (
                  WHERE status IN ('RESERVED', 'COMMITTED') OR buyer = (SELECT max(buyer) FROM walked)), '{}') AS buyers
              FROM walked",
         )

@@ -49,7 +49,8 @@ async fn adjustments(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
 async fn corrections(tx: &mut Connection) -> Result<Vec<Named>, LedgerError> {
     Ok(sqlx::query_as(
         "-- audit.corrections: of counts and of balances; what an order's state led to is its reservation's event
-         SELECT 'report ' || report_id AS by, d.sku_id, d.location_id, event_id,
+         SELECT 'report ' || report_id AS by, coalesce(d.sku_id, e.sku_id, '') AS sku_id,
+             coalesce(d.location_id, e.location_id, '') AS location_id, event_id,
              format('%s, of %s', w.reason, w.reference_id) AS expected,
              CASE WHEN e.event_id IS NULL THEN 'no such event' ELSE format('%s, of %s', e.reason, e.reference_id) END
                  AS found

@@ -49,14 +49,17 @@ macro_rules! both_sides {
                      coalesce(reserved, 0) AS reserved, coalesce(sold, 0) AS sold, coalesce(returned, 0) AS returned
                  FROM r FULL JOIN told e USING (reservation_id)
              ), both_sides AS (
-                 SELECT *, coalesce(
-                     made = committed + released + expired + (status = 'RESERVED')::int
+                 SELECT *, CASE
+                     WHEN status IS NULL THEN 'unknown'
+                     WHEN made = 0 AND status <> 'REJECTED' THEN 'unmade'
+                     WHEN made = committed + released + expired + (status = 'RESERVED')::int
                      AND (made > 0) = (status <> 'REJECTED')
                      AND committed = (status = 'COMMITTED')::int
                      AND (status <> 'RELEASED' OR released > 0) AND (status <> 'EXPIRED' OR expired > 0)
                      AND taken = made * quantity
                      AND reserved = CASE status WHEN 'RESERVED' THEN quantity ELSE 0 END
-                     AND sold = CASE status WHEN 'COMMITTED' THEN quantity ELSE 0 END, false) AS agrees
+                     AND sold = CASE status WHEN 'COMMITTED' THEN quantity ELSE 0 END THEN NULL
+                     ELSE 'events' END AS fault
                  FROM pairs
              )"
         )
@@ -92,7 +95,8 @@ struct Row {
     reserved: i64,
     sold: i64,
     returned: i64,
-    agrees: bool,
+    /// How it disagrees with its events; none: it does not.
+    fault: Option<String>,
 }
 
 pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), LedgerError> {
@@ -107,7 +111,10 @@ pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), 
         return Ok(());
     }
     let rows = rows(tx, &wrong).await?;
-    audit.take(rows.iter().filter_map(Row::difference).collect());
+    for fault in ["unknown", "unmade", "events"] {
+        let of_kind = rows.iter().filter(|row| row.fault.as_deref() == Some(fault));
+        audit.take(of_kind.map(Row::difference).collect());
+    }
     audit.take(rows.iter().filter_map(Row::more_back).collect());
     Ok(())
 }
@@ -116,19 +123,23 @@ pub(super) async fn check(tx: &mut Connection, audit: &mut Audit) -> Result<(), 
 async fn walk(tx: &mut Connection) -> Result<Vec<Found>, LedgerError> {
     Ok(sqlx::query_as(concat!(
         "-- audit.reservations: durable counts each taking, also one anew. What an entry in quarantine had taken is not
-         -- always known, so there the rejected units are not compared. Only as many as are named are gathered: after a
-         -- bad restore millions may be wrong
+         -- always known, so there the rejected units are not compared. Only as many of a kind as are named are gathered:
+         -- after a bad restore millions may be wrong
          WITH ",
         both_sides!("reservation_id IS NOT NULL"),
         ", counted AS (
-             SELECT *, count(*) FILTER (WHERE NOT agrees) OVER along AS nth_wrong,
+             SELECT *, CASE fault
+                     WHEN 'unknown' THEN count(*) FILTER (WHERE fault = 'unknown') OVER along
+                     WHEN 'unmade' THEN count(*) FILTER (WHERE fault = 'unmade') OVER along
+                     WHEN 'events' THEN count(*) FILTER (WHERE fault = 'events') OVER along
+                 END AS nth_of_kind,
                  count(*) FILTER (WHERE returned > sold) OVER along AS nth_back
              FROM both_sides WINDOW along AS (ROWS UNBOUNDED PRECEDING)
          ), summed AS MATERIALIZED (
              SELECT sale_no, lane, sum(made * quantity) AS durable,
                  sum(quantity) FILTER (WHERE status = 'REJECTED') AS rejected, sum(committed * quantity) AS committed,
                  sum(released * quantity) AS released, sum(expired * quantity) AS expired,
-                 array_agg(reservation_id) FILTER (WHERE NOT agrees AND nth_wrong <= $1) AS wrong,
+                 array_agg(reservation_id) FILTER (WHERE nth_of_kind <= $1) AS wrong,
                  array_agg(reservation_id) FILTER (WHERE returned > sold AND nth_back <= $1) AS back
              FROM counted GROUP BY sale_no, lane
          ), of_sale AS (
@@ -170,7 +181,7 @@ async fn rows(tx: &mut Connection, wrong: &BTreeSet<Uuid>) -> Result<Vec<Row>, L
          WITH ",
         both_sides!("reservation_id = ANY($1)"),
         " SELECT reservation_id, sku_id, location_id, status::text AS status, quantity, made, committed, released, expired,
-             taken, reserved, sold, returned, agrees
+             taken, reserved, sold, returned, fault
          FROM both_sides ORDER BY reservation_id"
     ))
     .bind(wrong.iter().copied().collect::<Vec<_>>())
@@ -206,11 +217,7 @@ impl Row {
         (self.returned > self.sold).then(|| Difference::new(Kind::Returns, site, says, self.sold, self.returned))
     }
 
-    fn difference(&self) -> Option<Difference> {
-        (!self.agrees).then(|| self.disagreement())
-    }
-
-    fn disagreement(&self) -> Difference {
+    fn difference(&self) -> Difference {
         let site = self.site();
         let Some(status) = &self.status else {
             let events = self.made + self.committed + self.released + self.expired;
@@ -222,7 +229,7 @@ impl Row {
                 events,
             );
         };
-        if self.made == 0 && status != "REJECTED" {
+        if self.fault.as_deref() == Some("unmade") {
             let says = format!("inventory_reserved events of a reservation that is {status}");
             return Difference::new(Kind::ReservationWithoutEvent, site, &says, 1, 0);
         }

@@ -73,7 +73,7 @@ pub(super) enum At {
 
 /// Some buyers to compare.
 struct Step {
-    /// None that was told before.
+    /// None that was told before in this turn.
     buyers: Vec<String>,
     /// Reservations of the ledger that were passed for them.
     passed: usize,
@@ -150,8 +150,9 @@ impl Records<'_> {
         Ok(())
     }
 
-    /// Buyers with a record in Redis, then those in flight, then those of the ledger: some, and none of whom was told before.
-    /// A scan may tell a buyer twice, and the ledger tells those that Redis told.
+    /// Buyers with a record in Redis, then those in flight, then those of the ledger: some, and none of whom was told before
+    /// in this turn. A scan may tell a buyer twice, and the ledger tells those that Redis told: in a sale of more than one
+    /// turn they are looked at twice.
     async fn step(&self, at: At, most: usize, seen: &mut HashSet<String>) -> Result<Step, Stop> {
         let sale_no = self.bucket.sale_no;
         let scanned = match at {

@@ -218,14 +218,19 @@ pub(super) async fn compare_halves(ledger: &Ledger, flash: &Flash) -> Result<Hal
         .await
 }
 
-/// Where a comparison of some records goes on. A sale in a lane goes by the lane and its own number.
+/// Where a comparison of some records goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Position {
-    /// The first that has not had its turn.
-    next: (u16, i32),
+    /// The first, of those not begun, that has not had its turn.
+    next: Name,
+    /// The first of those begun that has not.
+    next_begun: Name,
     /// Those that have been compared in part, and how far.
-    begun: BTreeMap<(u16, i32), At>,
+    begun: BTreeMap<Name, At>,
 }
+
+/// Of a sale in a lane: the lane, and the sale's own number.
+type Name = (u16, i32);
 
 /// Compares every lane and its counters, and buyers from `from` on for about `most` looks; returns where the next goes on.
 pub(super) async fn compare_some(
@@ -250,9 +255,11 @@ pub(super) async fn compare_some(
             queue.push((name, lane, bucket, at.unwrap_or_default()));
         }
     }
-    let first = fresh.iter().position(|(name, ..)| *name >= from.next).unwrap_or(0);
-    fresh.rotate_left(first);
-    let (begun_count, queue) = (begun.len(), [begun, fresh].concat());
+    for (queue, next) in [(&mut fresh, from.next), (&mut begun, from.next_begun)] {
+        let first = queue.iter().position(|(name, ..)| *name >= next).unwrap_or(0);
+        queue.rotate_left(first);
+    }
+    let queue = by_turns(begun, fresh);
     let (mut left, mut had, mut to) = (most, 0, Position::default());
     for some in queue.chunks(AT_ONCE) {
         if left == 0 {
@@ -270,12 +277,26 @@ pub(super) async fn compare_some(
         }
         had += some.len();
     }
-    if let Some((name, ..)) = queue.get(had.max(begun_count)) {
-        to.next = *name;
-    }
-    let waiting = queue.into_iter().take(begun_count).skip(had);
+    let is_begun = |name: &Name| from.begun.contains_key(name);
+    let first = |begun: bool| {
+        let mut waiting = queue[had..].iter().map(|(name, ..)| *name);
+        waiting.find(|name| is_begun(name) == begun).unwrap_or_default()
+    };
+    (to.next, to.next_begun) = (first(false), first(true));
+    let waiting = queue.into_iter().skip(had).filter(|(name, ..)| is_begun(name));
     to.begun.extend(waiting.map(|(name, _, _, at)| (name, at)));
     Ok((all, to))
+}
+
+/// One of each in turn, and the rest of whichever is longer: what takes many turns may not keep the others from theirs.
+fn by_turns<T>(begun: Vec<T>, fresh: Vec<T>) -> Vec<T> {
+    let (mut begun, mut fresh) = (begun.into_iter(), fresh.into_iter());
+    let mut all = Vec::with_capacity(begun.len() + fresh.len());
+    while begun.len() + fresh.len() > 0 {
+        all.extend(begun.next());
+        all.extend(fresh.next());
+    }
+    all
 }
 
 /// Keeps what both looks found: what only one did is no difference.
@@ -293,4 +314,15 @@ fn may_pass(error: &VerifyError) -> bool {
         error,
         VerifyError::NotRecovered | VerifyError::Flash(FlashError::Unavailable(_) | FlashError::Refused(_))
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_turns;
+
+    #[test]
+    fn neither_what_was_begun_nor_what_was_not_keeps_the_other_from_its_turn() {
+        assert_eq!(by_turns(vec![1, 2, 3, 4, 5], vec![6, 7]), [1, 6, 2, 7, 3, 4, 5]);
+        assert_eq!(by_turns(vec![1], vec![6, 7, 8]), [1, 6, 7, 8]);
+    }
 }

@@ -15,9 +15,10 @@ use flashgate::ledger::recovery::Settled;
 use flashgate::ledger::sale::{Acted, Created, NewSale};
 use flashgate::ledger::sale_life::ActAnswer;
 use flashgate::ledger::{EndAnswer, EndAsk, Ledger, LedgerError, Pace, Settings};
-use sqlx::PgPool;
+use sqlx::{ConnectOptions, PgPool};
 use uuid::Uuid;
 
+use super::door::until;
 use super::road::{HOLD_MS, Road, nonce};
 pub(crate) use super::road::{fresh, of_user, slip, with_key};
 use super::servers::shared;
@@ -314,6 +315,24 @@ impl Desk {
 
     pub(crate) async fn count(&self, sql: &str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.expect(sql)
+    }
+
+    /// A ledger of one's own, whose sessions can be ended.
+    pub(crate) fn own(&self) -> Ledger {
+        let url = self.pool.connect_options().to_url_lossy();
+        Ledger::new(&Settings::new(url.as_str())).expect("an address")
+    }
+
+    /// What Postgres counts of a table once the sessions have ended: then they tell.
+    pub(crate) async fn counted(&self, what: &str, table: &str) -> i64 {
+        let sessions = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name = 'flashgate'";
+        until("the end of the sessions", async || {
+            (self.count(sessions).await == 0).then_some(())
+        })
+        .await;
+        let sum = format!("SELECT sum({what})::int8 FROM pg_stat_user_tables WHERE relname LIKE '{table}'");
+        self.count(&sum).await
     }
 
     pub(crate) async fn run(&self, sql: &str) {

@@ -417,18 +417,30 @@ async fn what_has_ended_is_walked_past_in_turns() {
         ledger: Ledger::new(&settings).expect("an address"),
         ..fair.context.clone()
     };
-    // Each of the four takes three turns, side by side; those of the others, who have no buyers, come between.
+    // Each of the four takes some turns; those of the others, who have no buyers, come between.
     let (mut at, mut turns) = (Position::default(), Vec::new());
-    for _ in 0..10 {
+    for _ in 0..20 {
         let round = run_once(&context, &at).await.expect("it can be found out");
         at = round.expect("nobody else compares").next;
         turns.push(format!("{at:?}"));
     }
     for lane in &sale.lanes {
-        let name = format!("({lane}, {}): Names", sale.no);
-        let begun: Vec<bool> = turns.iter().map(|turn| turn.contains(&name)).collect();
-        let ends = begun.windows(2).any(|turn| turn == [true, false]);
-        assert!(ends, "lane {lane}: {turns:#?}");
+        let name = format!("({lane}, {}): Names(\"", sale.no);
+        let up_to = |turn: &String| {
+            let (_, rest) = turn.split_once(&name)?;
+            rest.split_once('"').map(|(buyer, _)| buyer.to_owned())
+        };
+        let begun = turns.iter().skip_while(|turn| up_to(turn).is_none());
+        let looks: Vec<Option<String>> = begun.map(up_to).collect();
+        let ended = looks.iter().position(Option::is_none);
+        let ended = ended.unwrap_or_else(|| panic!("lane {lane} ends: {turns:#?}"));
+        let mut buyers: Vec<&String> = looks[..ended].iter().flatten().collect();
+        // One that has to wait stays where it is.
+        buyers.dedup();
+        assert!(
+            buyers.len() > 1 && buyers.is_sorted(),
+            "lane {lane} goes on where it was: {turns:#?}"
+        );
     }
     context.ledger.close().await;
 }

@@ -5,8 +5,6 @@ use flashgate::domain::lane::LaneNo;
 use flashgate::domain::reservation::Ending;
 use flashgate::domain::reservation_id::ReservationId;
 use flashgate::domain::sale::Sale;
-use flashgate::ledger::{Ledger, Settings};
-use sqlx::ConnectOptions;
 use uuid::Uuid;
 
 use super::fair::Fair;
@@ -236,27 +234,9 @@ async fn a_grant_that_is_gone_or_altered_is_found() {
     fair.assert_finds(&[Kind::Grants, Kind::QueueChain]).await;
 }
 
-/// What Postgres counts of a table once the sessions have ended: then they tell.
-async fn counted(desk: &Desk, what: &str, table: &str) -> i64 {
-    let sessions = "SELECT count(*) FROM pg_stat_activity
-                    WHERE datname = current_database() AND application_name = 'flashgate'";
-    until("the end of the sessions", async || {
-        (desk.count(sessions).await == 0).then_some(())
-    })
-    .await;
-    let sum = format!("SELECT sum({what})::int8 FROM pg_stat_user_tables WHERE relname LIKE '{table}'");
-    desk.count(&sum).await
-}
-
 /// How often grants have been read, by index or whole.
 async fn reads_of_grants(desk: &Desk) -> i64 {
-    counted(desk, "seq_scan + coalesce(idx_scan, 0)", "lane_grant").await
-}
-
-/// A ledger of one's own, whose sessions can be ended.
-fn own(desk: &Desk) -> Ledger {
-    let url = desk.pool.connect_options().to_url_lossy();
-    Ledger::new(&Settings::new(url.as_str())).expect("an address")
+    desk.counted("seq_scan + coalesce(idx_scan, 0)", "lane_grant").await
 }
 
 #[tokio::test]
@@ -267,11 +247,11 @@ async fn grants_are_not_read_for_each_sale() {
         desk.sale(&format!("s{n}"), 10, None, 1).await;
     }
     desk.ledger.close().await;
-    let ledger = own(&desk);
+    let ledger = desk.own();
     let lanes = ledger.lanes().await.expect("reads");
     ledger.close().await;
     let before = reads_of_grants(&desk).await;
-    let own = own(&desk);
+    let own = desk.own();
     assert_eq!(own.audit().await.expect("reads").differences, []);
     assert_eq!(own.audit_live().await.expect("reads"), []);
     for lane in &lanes {
@@ -312,8 +292,8 @@ async fn a_page_of_buyers_reads_no_others() {
         .await
         .expect("counted");
     let read = "seq_tup_read + coalesce(idx_tup_fetch, 0)";
-    let before = counted(&desk, read, "inventory_reservation%").await;
-    let own = own(&desk);
+    let before = desk.counted(read, "inventory_reservation%").await;
+    let own = desk.own();
     let lane = sale.lanes[0];
     let step = async |after: &str, limit: i64| {
         let step = own.buyers_after(lane, sale.no, after, limit).await.expect("reads");
@@ -333,7 +313,7 @@ async fn a_page_of_buyers_reads_no_others() {
     );
     assert_eq!(step("u:09999", 3).await, (Vec::new(), None, 0));
     own.close().await;
-    let read = counted(&desk, read, "inventory_reservation%").await - before;
+    let read = desk.counted(read, "inventory_reservation%").await - before;
     assert!(0 < read && read < 100, "{read} rows");
 }
 
@@ -348,7 +328,8 @@ async fn an_audit_holds_no_snapshot_longer_than_a_statement() {
         .expect("locks");
     let meanwhile = async {
         until("it waits, midway", async || {
-            let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'adjustment'::regclass";
+            let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'adjustment'::regclass
+                             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())";
             (desk.count(waits).await > 0).then_some(())
         })
         .await;
@@ -366,20 +347,33 @@ async fn an_audit_holds_no_snapshot_longer_than_a_statement() {
 async fn many_of_one_kind_hide_none_of_another() {
     let desk = Desk::open().await;
     let sale = desk.sale("s", 10, None, 1).await;
-    // The last of all was refused, as its events say, and yet a unit came back of it.
-    let many = "SELECT CASE n WHEN 0 THEN 'ffffffff-ffff-ffff-ffff-ffffffffffff' ELSE md5(n::text)::uuid END, n,
-                    'u' || n, CASE n WHEN 0 THEN 'REJECTED' ELSE 'RESERVED' END FROM generate_series(0, 1100) AS n";
+    // The last of all was refused, as its events say, and yet a unit came back of it; one before it was refused as well,
+    // and yet reserved; and one is told of that was never there.
+    let many =
+        "SELECT CASE WHEN n < 2 THEN overlay('ffffffff-ffff-ffff-ffff-ffffffffffff' PLACING n::text FROM 36)::uuid
+                    ELSE md5(n::text)::uuid END, n, 'u' || n, CASE WHEN n < 2 THEN 'REJECTED' ELSE 'RESERVED' END
+                FROM generate_series(0, 1102) AS n";
     desk.run(&rows(&sale, sale.lanes[0], many)).await;
     desk.run(&format!(
         "INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, returned_delta, on_hand, reserved,
              unavailable, escrowed, sold, damaged, returned, reservation_id)
-         VALUES ('inventory_returned', '{}', '{}', 1, 1, 0, 0, 0, 0, 0, 0, 1, 'ffffffff-ffff-ffff-ffff-ffffffffffff')",
+         VALUES ('inventory_returned', '{0}', '{1}', 1, 1, 0, 0, 0, 0, 0, 0, 1, 'ffffffff-ffff-ffff-ffff-fffffffffff0')",
+        sale.item.sku, sale.item.location
+    ))
+    .await;
+    desk.run(&format!(
+        "INSERT INTO inventory_event (event_type, sku_id, location_id, quantity_delta, reserved_delta, on_hand, reserved,
+             unavailable, escrowed, sold, damaged, returned, reservation_id)
+         SELECT 'inventory_reserved', '{}', '{}', -1, 1, 0, 1, 0, 0, 0, 0, 0, id::uuid
+         FROM UNNEST('{{ffffffff-ffff-ffff-ffff-fffffffffff1,ffffffff-ffff-ffff-ffff-fffffffffff2}}'::text[]) AS id",
         sale.item.sku, sale.item.location
     ))
     .await;
     let audit = desk.ledger.audit().await.expect("reads");
     let count = |kind| audit.differences.iter().filter(|found| found.kind == kind).count();
     assert_eq!(count(Kind::ReservationWithoutEvent), 1_000, "so many are named");
+    assert_eq!(count(Kind::ReservationEvents), 1, "{:?}", audit.notes);
+    assert_eq!(count(Kind::EventWithoutReservation), 1, "{:?}", audit.notes);
     assert_eq!(count(Kind::Returns), 1, "{:?}", audit.notes);
     let note = "inventory_reserved events of a reservation that is RESERVED";
     assert!(audit.notes.iter().any(|said| said.contains(note)), "{:?}", audit.notes);
@@ -395,7 +389,7 @@ async fn a_look_at_buyers_planned_without_grants_reads_no_others() {
     for statement in ["DELETE FROM lane_grant", "VACUUM lane_grant", &many] {
         sqlx::query(statement).execute(&desk.pool).await.expect("done");
     }
-    let own = own(&desk);
+    let own = desk.own();
     let buyers: Vec<String> = (1..=50).map(|n| format!("u:u{n}")).collect();
     let look = async || {
         let view = own.buyers_view(sale.lanes[0], sale.no, &buyers, &[]).await;
@@ -413,6 +407,6 @@ async fn a_look_at_buyers_planned_without_grants_reads_no_others() {
     sqlx::query(&grants).execute(&desk.pool).await.expect("done");
     look().await;
     own.close().await;
-    let read = counted(&desk, "seq_tup_read", "lane_grant").await;
+    let read = desk.counted("seq_tup_read", "lane_grant").await;
     assert!(read < 20_000, "{read} rows");
 }

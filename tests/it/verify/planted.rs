@@ -120,7 +120,9 @@ const PLANTED: [(Kind, &str, &str); 20] = [
     (
         Kind::TransferEvent,
         "strayed",
-        "DELETE FROM transfer WHERE sku_id = 'strayed'",
+        "DELETE FROM transfer WHERE sku_id = 'strayed';
+         UPDATE inventory_event SET reference_id = NULL WHERE sku_id = 'strayed' AND on_hand_delta > 0
+             AND event_type = 'inventory_transferred'",
     ),
     (
         Kind::Snapshot,
