@@ -143,7 +143,7 @@ metrics_table! {
     LOCK_HOLDERS = "flashgate_lock_holders_total", Kind::Counter, Count,
         "Sessions of Postgres that kept ours waiting, by `outcome` (`ended`: left open; `left`: at work, or another role's).";
     OLDEST_SNAPSHOT_SECONDS = "flashgate_postgres_oldest_snapshot_seconds", Kind::Gauge, Seconds,
-        "Age of the oldest snapshot that a session of the database keeps, as far as our role may see them.";
+        "For how long the oldest snapshot has been seen that a session of the database keeps.";
     EXPIRY_BACKLOG = "flashgate_expiry_backlog", Kind::Gauge, Count,
         "1 while a full run of the expiry worker left due reservations behind, else 0.";
     QUARANTINED = "flashgate_quarantined_total", Kind::Counter, Count,

@@ -9,8 +9,6 @@
 //! changes a hot balance walks past all of them. Whose it is, and what it is worth (a dump, a report), we can't know, so
 //! it is told of and left alone.
 
-use std::fmt;
-
 use chrono::{DateTime, Utc};
 
 use super::{Ledger, LedgerError};
@@ -32,18 +30,6 @@ pub struct Session {
     pub began: Option<DateTime<Utc>>,
 }
 
-impl fmt::Display for Session {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = |what: &Option<String>| what.clone().unwrap_or_else(|| "?".into());
-        let (role, application) = (known(&self.role), known(&self.application));
-        write!(f, "process {}, role {role}, application {application}", self.pid)?;
-        if let Some(client) = &self.client {
-            write!(f, ", from {client}")?;
-        }
-        write!(f, ": {}", known(&self.query))
-    }
-}
-
 /// A session that keeps a lock for which one of ours has waited for long.
 #[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
 pub struct Holder {
@@ -59,13 +45,14 @@ pub struct Holder {
 }
 
 /// A session that keeps a snapshot.
-#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
-pub struct OldSnapshot {
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub struct Snapshot {
     /// Whose it is.
     #[sqlx(flatten)]
     pub session: Session,
-    /// How old it may be, in seconds: for so long its transaction lasts.
-    pub age_s: f64,
+    /// The transaction from which on nothing is cleaned up for it. As long as a session has the same, its snapshot may be
+    /// the same.
+    pub horizon: String,
 }
 
 impl Ledger {
@@ -134,27 +121,29 @@ impl Ledger {
         Ok(ended == Some(true))
     }
 
-    /// Who keeps the oldest snapshot in this database; none: nobody but this call. A transaction that has written counts
-    /// too, for no later snapshot knows what becomes of it.
+    /// Who keeps a snapshot in this database, but for this call. A transaction that has written counts too, for no later
+    /// snapshot knows what becomes of it.
     ///
     /// # Errors
     /// Postgres can't be asked.
-    pub async fn oldest_snapshot(&self) -> Result<Option<OldSnapshot>, LedgerError> {
-        // Vacuum keeps nobody from cleaning up. Of a standby's snapshots only their number is known, not their age.
-        let oldest = sqlx::query_as(
-            "-- snapshot.oldest
-             SELECT *, extract(epoch FROM clock_timestamp() - began)::float8 AS age_s FROM (
-                 SELECT pid, usename AS role, application_name AS application, host(client_addr) AS client,
-                     left(query, 200) AS query, xact_start AS began
-                 FROM pg_stat_activity
-                 WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
-                     AND (backend_xmin IS NOT NULL OR backend_xid IS NOT NULL)
-                 UNION ALL
-                 SELECT 0, owner, NULL, NULL, NULL, prepared FROM pg_prepared_xacts WHERE database = current_database()
-             ) AS open WHERE began IS NOT NULL ORDER BY began LIMIT 1",
+    pub async fn snapshots(&self) -> Result<Vec<Snapshot>, LedgerError> {
+        // Of other roles' sessions ours may see no more than process, role, application and horizon. A vacuum keeps nobody
+        // from cleaning up; a copy for logical replication does. Of a standby's snapshots only the number is known here.
+        let snapshots = sqlx::query_as(
+            "-- snapshot.kept
+             SELECT pid, usename AS role, application_name AS application, host(client_addr) AS client,
+                 left(query, 200) AS query, xact_start AS began, coalesce(backend_xmin, backend_xid)::text AS horizon
+             FROM pg_stat_activity
+             WHERE datname = current_database() AND usesysid IS NOT NULL AND pid <> pg_backend_pid()
+                 AND (backend_type IS NULL OR backend_type IN ('client backend', 'walsender'))
+                 AND coalesce(backend_xmin, backend_xid) IS NOT NULL
+                 AND pid NOT IN (SELECT pid FROM pg_stat_progress_vacuum)
+             UNION ALL
+             SELECT 0, owner, NULL, NULL, NULL, prepared, transaction::text
+             FROM pg_prepared_xacts WHERE database = current_database()",
         )
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await?;
-        Ok(oldest)
+        Ok(snapshots)
     }
 }

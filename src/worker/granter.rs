@@ -13,7 +13,7 @@ use crate::ledger::{LedgerError, Pace};
 const POLL: Duration = Duration::from_millis(1_000);
 /// How often grants that other gateways made are looked for.
 const LOOK_EVERY: Duration = Duration::from_millis(25);
-/// A look rests for as many times as long as it took: beside an old snapshot it walks past all that has gone since.
+/// A look rests for as many times as long as it took, up to `POLL`: beside an old snapshot it walks past all that has gone since.
 const RESTS: u32 = 10;
 /// Grants numbered or delivered per step.
 const STEP: i64 = 500;
@@ -156,7 +156,7 @@ pub(crate) async fn nudge(context: Context) {
         for lane in context.ledger.lanes_with_grants().await? {
             context.flash.nudge_grants(lane);
         }
-        let rest = begun.elapsed() * RESTS;
+        let rest = (begun.elapsed() * RESTS).min(POLL);
         tokio::select! {
             () = tokio::time::sleep(rest) => {}
             () = context.stop.cancelled() => {}
