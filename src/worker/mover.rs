@@ -152,12 +152,7 @@ impl<'a> Mover<'a> {
         }
         *waiting = still;
         // One move at a time: what is on its way may be enough.
-        let moving = look
-            .motion
-            .grants
-            .iter()
-            .any(|grant| grant.kind == "take" || grant.kind == "units");
-        if !moving {
+        if !look.motion.moving {
             self.send(&free, &wanted).await?;
         }
         Ok(())
@@ -175,14 +170,12 @@ impl<'a> Mover<'a> {
             .iter()
             .zip(&after)
             .all(|(b, a)| (b.epoch, b.grant_no) == (a.epoch, a.grant_no));
-        let arrived = |grant: &InMotion| {
-            let mark = after.iter().find(|mark| mark.lane == grant.lane);
-            grant.kind != "take"
-                && grant
-                    .grant_no
-                    .is_some_and(|no| mark.is_some_and(|mark| no <= mark.grant_no))
+        let arrived = |of: &InMotion| {
+            let mark = after.iter().find(|mark| mark.lane == of.lane);
+            let is_there = |no| mark.is_some_and(|mark| no <= mark.grant_no);
+            !of.unnumbered && of.last.is_none_or(is_there)
         };
-        let steady = same && !motion.recalled && motion.grants.iter().all(arrived);
+        let steady = same && !motion.recalled && !motion.taking && motion.lanes.iter().all(arrived);
         Ok(Look {
             figures,
             marks: before,

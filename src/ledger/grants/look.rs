@@ -36,19 +36,23 @@ pub struct Motion {
     pub ended: bool,
     /// Units that came back from its lanes while it runs lie with the sale: they leave it, or are granted again.
     pub recalled: bool,
-    /// In the order in which they were asked for.
-    pub grants: Vec<InMotion>,
+    /// Units are taken from a lane, for another or for the sale.
+    pub taking: bool,
+    /// Units are taken, or are given to a lane: what is on its way may be enough.
+    pub moving: bool,
+    /// For each of its lanes, the grants that raise or lower its counter.
+    pub lanes: Vec<InMotion>,
 }
 
-/// Units of a sale that are in no counter, or about to leave one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The grants of a sale that raise or lower its counter in one lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InMotion {
-    /// Where they go, or are taken.
+    /// The lane.
     pub lane: LaneNo,
-    /// The grant's number, once it has one.
-    pub grant_no: Option<i64>,
-    /// `units`, `end`, `take` or `retake`.
-    pub kind: String,
+    /// Some have no number yet.
+    pub unnumbered: bool,
+    /// The highest number of one of them.
+    pub last: Option<i64>,
 }
 
 impl Ledger {
@@ -120,29 +124,40 @@ impl Ledger {
     /// # Errors
     /// Postgres can't be asked.
     pub async fn units_in_motion(&self, sale_no: i32) -> Result<Motion, LedgerError> {
-        type Row = (bool, bool, Option<i16>, Option<i64>, Option<String>);
+        type Row = (bool, bool, bool, bool, Option<i16>, bool, Option<i64>);
         let rows: Vec<Row> = sqlx::query_as(
-            "-- grants.in_motion
-             SELECT s.state = 'ended', s.state <> 'ended' AND s.recalled > 0, g.lane, g.grant_no, g.kind::text
-             FROM sale s LEFT JOIN lane_grant g
-                 ON g.sale_no = s.sale_no AND g.kind IN ('units', 'end', 'take', 'retake')
-             WHERE s.sale_no = $1 ORDER BY g.grant_id",
+            "-- grants.in_motion: by probes, since a sale whose reservations expire faster than their units come home has grants
+             -- by the hundred thousand; OFFSET 0 keeps it so
+             SELECT s.state = 'ended', s.state <> 'ended' AND s.recalled > 0, m.taking, m.moving, b.lane,
+                 EXISTS (SELECT FROM lane_grant WHERE lane = b.lane AND grant_no IS NULL AND sale_no = s.sale_no
+                     AND kind IN ('units', 'end', 'retake') OFFSET 0),
+                 (SELECT grant_no FROM lane_grant WHERE lane = b.lane AND grant_no IS NOT NULL AND sale_no = s.sale_no
+                     AND kind IN ('units', 'end', 'retake') ORDER BY grant_no DESC LIMIT 1)
+             FROM sale s LEFT JOIN sale_bucket b USING (sale_no), LATERAL (
+                 SELECT coalesce(bool_or(kind = 'take'), false) AS taking, count(*) > 0 AS moving
+                 FROM lane_grant WHERE sale_no = s.sale_no AND kind IN ('units', 'take')
+             ) m
+             WHERE s.sale_no = $1",
         )
         .bind(sale_no)
         .fetch_all(&self.pool)
         .await?;
-        let (ended, recalled) = rows.first().map_or((true, false), |row| (row.0, row.1));
-        let read = |(_, _, lane, grant_no, kind): Row| {
+        let (ended, recalled, taking, moving) = rows
+            .first()
+            .map_or((true, false, false, false), |row| (row.0, row.1, row.2, row.3));
+        let read = |(.., lane, unnumbered, last): Row| {
             Some(InMotion {
                 lane: LaneNo::from_i16(lane?),
-                grant_no,
-                kind: kind?,
+                unnumbered,
+                last,
             })
         };
         Ok(Motion {
             ended,
             recalled,
-            grants: rows.into_iter().filter_map(read).collect(),
+            taking,
+            moving,
+            lanes: rows.into_iter().filter_map(read).collect(),
         })
     }
 
