@@ -52,19 +52,19 @@ pub struct Costs {
 impl Costs {
     /// As `flashgate capacity` has them where it is given none.
     pub const MEASURED: Costs = Costs {
-        gateway_us: 36.5,
-        redis_us: 10.7,
-        postgres_us: 34.5,
-        ending_gateway_us: 43.8,
-        ending_postgres_us: 49.0,
-        sold_out_us: 31.3,
-        read_us: 15.2,
-        redis_bytes: 136.0,
-        reservation_bytes: 400.0,
-        event_bytes: 409.0,
-        key_bytes: 126.0,
-        wal_bytes: 1_470.0,
-        ending_wal_bytes: 1_372.0,
+        gateway_us: 30.7,
+        redis_us: 9.0,
+        postgres_us: 27.6,
+        ending_gateway_us: 32.4,
+        ending_postgres_us: 36.7,
+        sold_out_us: 23.5,
+        read_us: 12.7,
+        redis_bytes: 134.0,
+        reservation_bytes: 399.0,
+        event_bytes: 335.0,
+        key_bytes: 127.0,
+        wal_bytes: 1_398.0,
+        ending_wal_bytes: 1_318.0,
     };
 
     /// The medians of a run of the benchmark.
