@@ -69,6 +69,15 @@ impl Split {
         let epochs = sqlx::query_scalar("SELECT epoch FROM lane ORDER BY lane");
         epochs.fetch_all(&self.stays.pool).await.expect("Postgres answers")
     }
+
+    /// Waits until every lane has a newer epoch than `before`.
+    async fn until_all_newer_than(&self, before: &[i64]) -> Vec<i64> {
+        until("newer epochs of all lanes", async || {
+            let now = self.epochs().await;
+            now.iter().zip(before).all(|(now, then)| now > then).then_some(now)
+        })
+        .await
+    }
 }
 
 /// Nothing but the ledger can tell who is right, and each side shuts the other out by a new epoch: what either sells is
@@ -84,11 +93,7 @@ async fn two_primaries_at_a_time_sell_no_unit_twice() {
     split.split().await;
     crowd.buys(30).await;
     // Those who buy may all be on the side that stays.
-    until("the other side's epochs", async || {
-        let between = split.epochs().await;
-        between.iter().zip(&before).all(|(now, then)| now > then).then_some(())
-    })
-    .await;
+    split.until_all_newer_than(&before).await;
     split.mend().await;
     crowd.buys(10).await;
     let heard = crowd.leave().await;
@@ -112,11 +117,12 @@ async fn a_primary_that_asks_for_a_replica_steps_back_by_itself() {
     split.pair.primary.until("min_slaves_good_slaves", "0").await;
     let refused = split.stays.reserve(&Buy::of("refused").prefer("respond-async")).await;
     assert_eq!(refused.problem(), (503, "STOCK_UNAVAILABLE"), "{}", refused.body);
+    let before = split.epochs().await;
     split.split().await;
-    split.leaves.until_open().await;
+    // A lane may be open while the others are still being recovered.
+    let epochs = split.until_all_newer_than(&before).await;
     let crowd = Crowd::gather(1, &[&split.leaves]);
     crowd.buys(10).await;
-    let epochs = split.epochs().await;
     for n in 0..10 {
         let told = split
             .stays
