@@ -96,14 +96,14 @@ impl Balance {
         (self.on_hand - self.reserved - self.unavailable - self.safety_stock).max(0)
     }
 
-    /// What the ledger engine may take: nothing of what is promised, set aside or kept back. Below 0 where the safety stock
-    /// is not there.
+    /// What may be reserved, set aside for a sale or sent elsewhere: nothing of what is promised, set aside or kept back.
+    /// Below 0 where the safety stock is not there.
     #[must_use]
     pub fn free(&self) -> i64 {
         self.on_hand - self.reserved - self.unavailable - self.escrowed - self.safety_stock
     }
 
-    /// Units that no promise, damage or sale covers: what may be set aside or taken away.
+    /// Units that no promise, damage or sale covers, safety stock too: what a correction may take away.
     #[must_use]
     pub fn unpromised(&self) -> i64 {
         (self.on_hand - self.reserved - self.unavailable - self.escrowed).max(0)

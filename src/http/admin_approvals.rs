@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Gateway;
-use super::author::{Author, answer, insufficient};
+use super::author::{Author, answer, promised};
 use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, OptionalJson};
@@ -228,7 +228,7 @@ async fn approve(
                 calls.wait_for_stop().await?;
                 continue;
             }
-            Decided::Insufficient(approval, found) => Err(insufficient(-approval.delta, &found)),
+            Decided::Insufficient(approval, found) => Err(promised(-approval.delta, &found)),
             Decided::SamePerson => Err(same_person(&author)),
             Decided::Unknown => Err(unknown(&id.to_string())),
             Decided::Closed(approval) => Err(closed(&approval)),

@@ -87,16 +87,28 @@ pub(super) fn unknown_location(location: &str) -> Problem {
     Problem::new(Code::UnknownLocation, format!("there is no location {location}")).with("locationId", location)
 }
 
-/// 409 for want of units in a balance, with what stands in the way.
-pub(super) fn insufficient(wanted: i64, found: &Balance) -> Problem {
+/// 409 for a correction that takes what is promised, with what stands in the way.
+pub(super) fn promised(wanted: i64, found: &Balance) -> Problem {
     let free = found.unpromised();
-    Problem::new(
-        Code::InsufficientStock,
+    insufficient(
         format!("{wanted} units are needed, {free} are free of promises"),
+        free,
+        found,
     )
-    .with("available", free)
-    .with("onHand", found.on_hand)
-    .with("reserved", found.reserved)
-    .with("escrowed", found.escrowed)
-    .with("unavailable", found.unavailable)
+}
+
+/// 409 for units to be set aside or moved that are not free, with what stands in the way: safety stock does.
+pub(super) fn not_free(wanted: i64, found: &Balance) -> Problem {
+    let free = found.free().max(0);
+    insufficient(format!("{wanted} units are needed, {free} are free"), free, found)
+        .with("safetyStock", found.safety_stock)
+}
+
+fn insufficient(detail: String, available: i64, found: &Balance) -> Problem {
+    Problem::new(Code::InsufficientStock, detail)
+        .with("available", available)
+        .with("onHand", found.on_hand)
+        .with("reserved", found.reserved)
+        .with("escrowed", found.escrowed)
+        .with("unavailable", found.unavailable)
 }

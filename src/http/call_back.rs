@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::Gateway;
 use super::admin_sales::{IN_FORCE_MAX, late};
-use super::author::insufficient;
+use super::author::promised;
 use super::problem::Problem;
 use super::reserve::{CHANGE_LOOK, CHANGE_WITHIN, changing};
 use crate::domain::id::SaleId;
@@ -43,7 +43,7 @@ impl CallsBack {
         let recall = self.recalls.entry(short.sale.clone()).or_insert_with(begin);
         match called_back(gateway, recall, short).await? {
             None => Ok(()),
-            Some(held) => Err(insufficient(wanted, &short.found)
+            Some(held) => Err(promised(wanted, &short.found)
                 .with("saleId", short.sale.as_str())
                 .with("held", held)),
         }

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Gateway;
 use super::admin_approvals::ApprovalBody;
-use super::author::{Author, answer, insufficient, key_reused};
+use super::author::{Author, answer, key_reused, promised};
 use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, OptionalJson};
@@ -220,7 +220,7 @@ async fn undo(
                 format!("event {event_id} is no adjustment, or takes one back itself"),
             )
             .with("eventId", event_id)),
-            Undone::Insufficient { wanted, found } => Err(insufficient(wanted, &found)),
+            Undone::Insufficient { wanted, found } => Err(promised(wanted, &found)),
             Undone::KeyReused => Err(key_reused()),
         };
     }

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Gateway;
 use super::admin_approvals::ApprovalBody;
-use super::author::{Author, answer, insufficient, key_reused, unknown_location, unknown_sku};
+use super::author::{Author, answer, key_reused, promised, unknown_location, unknown_sku};
 use super::call_back::CallsBack;
 use super::json::Json;
 use super::numbers::Whole;
@@ -144,7 +144,7 @@ async fn adjust(
             Adjusted::KeyReused => Err(key_reused()),
             Adjusted::UnknownSku => Err(unknown_sku(ask.item.sku.as_str())),
             Adjusted::UnknownLocation => Err(unknown_location(ask.item.location.as_str())),
-            Adjusted::Insufficient(found) => Err(insufficient(-delta, &found)),
+            Adjusted::Insufficient(found) => Err(promised(-delta, &found)),
         };
     }
 }

@@ -10,7 +10,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::Gateway;
-use super::author::{Author, answer, insufficient, key_reused, unknown_location, unknown_sku};
+use super::author::{Author, answer, key_reused, not_free, unknown_location, unknown_sku};
 use super::code::Code;
 use super::json::Json;
 use super::numbers::Whole;
@@ -151,6 +151,6 @@ async fn try_transfer(gateway: &Gateway, ask: &TransferAsk, author: &Author) -> 
             format!("location {} is closed; nothing moved", ask.to),
         )
         .with("locationId", ask.to.as_str())),
-        Transferred::Insufficient(found) => Err(insufficient(ask.quantity, &found)),
+        Transferred::Insufficient(found) => Err(not_free(ask.quantity, &found)),
     }
 }

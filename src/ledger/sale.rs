@@ -122,7 +122,7 @@ pub enum Created {
         /// Of this deployment.
         lanes: u16,
     },
-    /// Too few units are free of promises.
+    /// Too few units are free.
     Insufficient(Balance),
 }
 
@@ -195,7 +195,7 @@ impl Ledger {
             Err(e) => return Err(e),
         };
         let found = lock_balance(&mut tx, &new.item).await?;
-        if new.allocation > found.unpromised() {
+        if new.allocation > found.free() {
             return Ok(Created::Insufficient(found));
         }
         post(&mut tx, &[escrow_movement(&made.sale, new.allocation, "escrowed", by)]).await?;

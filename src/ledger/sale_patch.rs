@@ -58,8 +58,13 @@ pub enum Patched {
     HoldTooLong(u32),
     /// It would end before it starts, or before now.
     EndsTooEarly,
-    /// The balance has too few units free of promises.
-    Insufficient(Balance),
+    /// The balance has fewer units free than are to be added.
+    Insufficient {
+        /// Units to be added.
+        added: i64,
+        /// The balance as it was.
+        found: Balance,
+    },
     /// Units must come back from the lanes first: [`Ledger::take_back`], then again.
     Short,
     /// The key belongs to another request.
@@ -177,8 +182,8 @@ async fn raise(
     by: &By,
 ) -> Result<Option<Patched>, LedgerError> {
     let found = lock_balance(tx, &sale.item).await?;
-    if units > found.unpromised() {
-        return Ok(Some(Patched::Insufficient(found)));
+    if units > found.free() {
+        return Ok(Some(Patched::Insufficient { added: units, found }));
     }
     post(tx, &[escrow_movement(sale, units, "escrowed", by)]).await?;
     if is_opened(sale) {

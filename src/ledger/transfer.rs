@@ -84,7 +84,7 @@ pub enum Transferred {
     UnknownLocation(LocationId),
     /// The receiving location is closed.
     Closed,
-    /// The sending side has too few units that are free of promises.
+    /// The sending side has too few units that are free.
     Insufficient(Balance),
 }
 
@@ -147,7 +147,7 @@ impl Ledger {
             return Ok(known);
         }
         let found = lock_balance(&mut tx, &from).await?;
-        if ask.quantity > found.unpromised() {
+        if ask.quantity > found.free() {
             return Ok(Transferred::Insufficient(found));
         }
         let movements = [

@@ -20,7 +20,7 @@ pub(super) use self::force::{IN_FORCE_MAX, late};
 
 use self::force::in_force;
 use super::Gateway;
-use super::author::{Author, answer, insufficient, key_reused, unknown_location, unknown_sku};
+use super::author::{Author, answer, key_reused, not_free, unknown_location, unknown_sku};
 use super::code::Code;
 use super::json::{Json, OptionalJson};
 use super::params::Path;
@@ -80,7 +80,7 @@ async fn create_sale(
                 format!("must be at most {lanes}, the number of lanes"),
             ));
         }
-        Created::Insufficient(found) => return Err(insufficient(new.allocation, &found)),
+        Created::Insufficient(found) => return Err(not_free(new.allocation, &found)),
     };
     log(&author, &acted, "create", None);
     tell(&gateway, StatusCode::CREATED, acted).await
@@ -173,7 +173,7 @@ async fn patched(
             Patched::Invalid(state) => return Err(invalid_state("patch", state)),
             Patched::HoldTooLong(max_ms) => return Err(hold_too_long(max_ms / 1_000)),
             Patched::EndsTooEarly => return Err(ends_too_early()),
-            Patched::Insufficient(found) => return Err(insufficient(patch.allocation.unwrap_or(0), &found)),
+            Patched::Insufficient { added, found } => return Err(not_free(added, &found)),
             Patched::KeyReused => return Err(key_reused()),
             Patched::Short => {}
         }

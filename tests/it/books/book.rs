@@ -236,8 +236,8 @@ impl Stock {
         self.is.on_hand - self.is.reserved - self.is.unavailable - self.is.escrowed
     }
 
-    /// What the ledger engine may sell.
-    pub(super) fn off_sale(&self) -> i64 {
+    /// What may be reserved off sale, set aside or sent elsewhere; below 0 where the safety stock is not there.
+    pub(super) fn free(&self) -> i64 {
         self.unpromised() - self.is.safety_stock
     }
 
@@ -379,7 +379,7 @@ impl Book {
         let stock = &self.items[item];
         let (first, holder) = (self.against_key(request), self.holder(&request.order, item));
         if stock.is_off_sale() {
-            let short = (units > stock.off_sale()).then_some(SHORT);
+            let short = (units > stock.free()).then_some(SHORT);
             let verdict = first.map(|(_, verdict)| verdict).or(holder.map(|_| HELD)).or(short);
             return vec![verdict.unwrap_or(Verdict::Take)];
         }
@@ -443,7 +443,7 @@ impl Book {
             let held = self.holder(&request.order, *item).map(|_| HELD);
             if stock.is_off_sale() {
                 refusals.extend(held);
-                refusals.extend((*units > stock.off_sale()).then_some(SHORT));
+                refusals.extend((*units > stock.free()).then_some(SHORT));
             } else if stock.state() == Some(State::Live) {
                 refusals.extend(held);
                 let lane = self.judge_lane(request, *item, *units);
@@ -529,7 +529,7 @@ impl Book {
                 return Some(false);
             }
             if stock.is_off_sale() {
-                if line.units > stock.off_sale() {
+                if line.units > stock.free() {
                     return Some(false);
                 }
                 continue;

@@ -128,7 +128,7 @@ impl Play {
     fn see_refusal(&self, request: &Request, told: &Told) {
         let free = |item: usize| {
             let stock = &self.book.items[item];
-            let off_sale = stock.off_sale().max(0);
+            let off_sale = stock.free().max(0);
             if stock.is_off_sale() {
                 off_sale
             } else {

@@ -100,12 +100,23 @@ impl Play {
         });
     }
 
-    /// What stands in the way is told.
+    /// What stands in the way of a correction is told.
     pub(super) fn see_shortage(&self, item: usize, told: &Told) {
+        self.see_short(item, told, self.book.items[item].unpromised());
+    }
+
+    /// What stands in the way of setting units aside, or sending them elsewhere, is told.
+    pub(super) fn see_not_free(&self, item: usize, told: &Told) {
+        let stock = &self.book.items[item];
+        self.see_short(item, told, stock.free().max(0));
+        assert_eq!(told.body["safetyStock"], stock.is.safety_stock, "{told:?}");
+    }
+
+    fn see_short(&self, item: usize, told: &Told, available: i64) {
         let stock = &self.book.items[item];
         assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
         for (name, units) in [
-            ("available", stock.unpromised()),
+            ("available", available),
             ("onHand", stock.is.on_hand),
             ("reserved", stock.is.reserved),
             ("escrowed", stock.is.escrowed),
@@ -162,8 +173,8 @@ impl Play {
             self.open(to, true).await;
             return assert_eq!(told.problem(), (409, "LOCATION_INACTIVE"));
         }
-        if units > self.book.items[from].unpromised() {
-            return self.see_shortage(from, &told);
+        if units > self.book.items[from].free() {
+            return self.see_not_free(from, &told);
         }
         let told = told.expect(201);
         for (side, item, delta) in [("from", from, -units), ("to", to, units)] {

@@ -23,7 +23,7 @@ impl Play {
     }
 
     async fn create(&mut self, item: usize) {
-        let free = self.book.items[item].unpromised().max(1);
+        let free = self.book.items[item].free().max(1);
         let allocation = self.random.random_range(1..=free + 1);
         let buckets = self.random.random_range(1..=3);
         let limit = self.chance(25).then(|| self.random.random_range(2..=6));
@@ -56,8 +56,8 @@ impl Play {
         if self.book.items[item].sale.is_some() {
             return assert_eq!(told.problem(), (409, "SALE_EXISTS"));
         }
-        if allocation > self.book.items[item].unpromised() {
-            return self.see_shortage(item, &told);
+        if allocation > self.book.items[item].free() {
+            return self.see_not_free(item, &told);
         }
         let told = told.expect(201);
         assert_eq!(
@@ -84,8 +84,8 @@ impl Play {
         let stock = &self.book.items[item];
         let Some(sale) = &stock.sale else { return };
         let (id, before) = (sale.id.clone(), sale.allocation);
-        let (free, more) = (stock.is.escrowed, stock.unpromised());
-        let allocation = (before + self.random.random_range(-free - 2..=more.max(0) + 2)).max(1);
+        let (free, more) = (stock.is.escrowed, stock.free().max(0));
+        let allocation = (before + self.random.random_range(-free - 2..=more + 2)).max(1);
         let body = json!({"allocation": allocation});
         let path = format!("/admin/sales/{id}");
         let (told, _) = self.insist(async || self.door.patch(&path, body.clone()).await).await;

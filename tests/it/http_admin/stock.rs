@@ -3,6 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::support::door::Told;
 use crate::support::gateway::Whole;
 
 fn adjustment(delta: i64, reason: &str) -> Value {
@@ -202,5 +203,41 @@ async fn a_catalogue_write_is_checked_field_by_field() {
         .put("/admin/skus/cold/locations/wh1", json!({"safetyStock": 1}))
         .await;
     assert_eq!(told.problem(), (404, "UNKNOWN_SKU"));
+    whole.stop().await;
+}
+
+/// Whoever needs units of it lowers it first.
+#[tokio::test(flavor = "multi_thread")]
+async fn safety_stock_is_neither_put_on_sale_nor_sent_elsewhere() {
+    let whole = Whole::open().await;
+    let place = json!({"name": "Another", "kind": "store", "region": "eu", "active": true});
+    whole.put("/admin/locations/wh2", place).await.expect(200);
+    let keep = async |units: i64| {
+        let body = json!({"display": "exact", "safetyStock": units});
+        whole.put("/admin/skus/hot", body).await.expect(200);
+    };
+    keep(10).await;
+    let refused = |told: &Told, available: i64| {
+        assert_eq!(told.problem(), (409, "INSUFFICIENT_STOCK"));
+        let said = (&told.body["available"], &told.body["safetyStock"]);
+        assert_eq!(said, (&json!(available), &json!(10)), "{told:?}");
+    };
+    let sale = |units: i64| json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": units});
+    refused(&whole.post("/admin/sales", sale(91)).await, 90);
+    whole.post("/admin/sales", sale(80)).await.expect(201);
+    let resize = async |units: i64| whole.patch("/admin/sales/s", json!({"allocation": units})).await;
+    refused(&resize(91).await, 10);
+    resize(85).await.expect(200);
+    let send = async |id: &str, units: i64| {
+        let body = json!({"transferId": id, "skuId": "hot", "fromLocationId": "wh1", "toLocationId": "wh2",
+                          "quantity": units});
+        whole.post("/api/inventory/transfers", body).await
+    };
+    refused(&send("t1", 6).await, 5);
+    send("t1", 5).await.expect(201);
+    refused(&send("t2", 1).await, 0);
+    keep(9).await;
+    send("t2", 1).await.expect(201);
+    whole.settled().await;
     whole.stop().await;
 }

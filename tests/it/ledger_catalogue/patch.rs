@@ -59,7 +59,7 @@ async fn more_units_are_set_aside_and_granted() {
     assert_eq!(books.waiting().await, granted);
     books.deliver().await;
     books.check().await;
-    assert!(matches!(patch(&books, &to(21)).await, Patched::Insufficient(b) if b.escrowed == 13));
+    assert!(matches!(patch(&books, &to(21)).await, Patched::Insufficient { added: 8, found: b } if b.escrowed == 13));
     assert_eq!(escrow_and_allocation(&books).await, (13, 13));
 }
 
