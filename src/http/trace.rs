@@ -30,7 +30,8 @@ pub type Random = fn() -> [u8; 16];
 #[derive(Clone, Copy, Debug)]
 pub struct Traced(pub TraceId);
 
-/// The person behind this call, from `X-Operator`.
+/// The person behind a call of the admin listener, from `X-Operator`. The public one takes it from nobody: who calls
+/// checkout is not to sign the ledger with an operator's name.
 #[derive(Clone, Debug)]
 pub struct Operator(pub Option<String>);
 

@@ -51,8 +51,6 @@ pub struct ExtendAsk {
     pub reason: Option<String>,
     /// Of the request.
     pub trace: TraceId,
-    /// Who asks, where a person does.
-    pub operator: Option<String>,
 }
 
 /// What came of an [`ExtendAsk`].
@@ -181,7 +179,6 @@ fn log(ask: &ExtendAsk, reservation: &Reservation) {
         lines = reservation.lines.len(),
         expires_at = %reservation.expires_at,
         reason = ask.reason,
-        operator = ask.operator,
         "a reservation was extended"
     );
 }

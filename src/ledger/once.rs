@@ -22,7 +22,7 @@ pub struct Key {
 /// Who changes something, as events tell it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct By {
-    /// The person; none: the clock.
+    /// The person; none: the clock, or a call of checkout.
     pub operator: Option<String>,
     /// The request's trace.
     pub trace: Option<TraceId>,

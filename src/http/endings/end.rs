@@ -20,7 +20,7 @@ use crate::http::idempotency::mark_replayed;
 use crate::http::problem::Problem;
 use crate::http::reserve::{CHANGE_LOOK, CHANGE_WITHIN, changing};
 use crate::http::standing::{DURABLE_WITHIN, Standing, find, not_durable_yet, parse_id, unknown};
-use crate::http::trace::{Operator, Traced};
+use crate::http::trace::Traced;
 use crate::ledger::{CallBack, EndAnswer, EndAsk, GrantTicket, LaneRescue, Scattered};
 use crate::metric;
 use crate::recall::taken_back;
@@ -62,7 +62,6 @@ pub(super) struct Ended {
 /// Who asks, and under which key.
 pub(super) struct Caller {
     pub(super) trace: Traced,
-    pub(super) operator: Operator,
     pub(super) key: Option<String>,
 }
 
@@ -106,7 +105,7 @@ async fn try_end(
         detail,
         key: caller.key.map(|key| (KeyHash::explicit(operation, &key), fingerprint)),
         trace: caller.trace.0,
-        operator: caller.operator.0,
+        operator: None,
         unless_in_cart: false,
         from_newer_sales: false,
     };

@@ -21,7 +21,7 @@ use super::json::{Json, OptionalJson};
 use super::params::Path;
 use super::problem::Problem;
 use super::standing::{DURABLE_WITHIN, Standing, accepted, find, parse_id, unknown};
-use super::trace::{Operator, Traced};
+use super::trace::Traced;
 use crate::domain::reservation::Ending;
 use crate::domain::text::Text;
 use crate::ledger::{ExtendAnswer, ExtendAsk};
@@ -112,12 +112,11 @@ async fn commit(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,
     trace: Traced,
-    operator: Operator,
     key: SentKey,
     OptionalJson(body): OptionalJson<Commit>,
 ) -> Result<Response, Problem> {
     let key = key.or_body(body.idem_key.as_deref())?;
-    let caller = Caller { trace, operator, key };
+    let caller = Caller { trace, key };
     let ended = end(&gateway, &id, Ending::Commit, body.payment_id, caller).await?;
     Ok(answer(Json(ended.body), ended.replayed))
 }
@@ -134,12 +133,11 @@ async fn release(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,
     trace: Traced,
-    operator: Operator,
     key: SentKey,
     OptionalJson(body): OptionalJson<Release>,
 ) -> Result<Response, Problem> {
     let key = key.or_body(body.idem_key.as_deref())?;
-    let caller = Caller { trace, operator, key };
+    let caller = Caller { trace, key };
     let ended = end(&gateway, &id, Ending::Release, body.reason, caller).await?;
     Ok(answer(Json(ended.body), ended.replayed))
 }
@@ -156,7 +154,6 @@ async fn extend(
     State(gateway): State<Arc<Gateway>>,
     Path(id): Path<String>,
     Traced(trace): Traced,
-    Operator(operator): Operator,
     // It has no replay: each call asks anew. A key that is none is refused all the same.
     _: SentKey,
     Json(body): Json<Extend>,
@@ -173,7 +170,6 @@ async fn extend(
         ttl_ms: i64::from(body.ttl_seconds) * 1000,
         reason: body.reason.map(Text::into_string),
         trace,
-        operator,
     };
     let extended = extended(&gateway, &ask).await;
     let code = extended

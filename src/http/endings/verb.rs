@@ -14,7 +14,7 @@ use crate::http::Gateway;
 use crate::http::idempotency::SentKey;
 use crate::http::json::Json;
 use crate::http::problem::Problem;
-use crate::http::trace::{Operator, Traced};
+use crate::http::trace::Traced;
 
 /// The public listener's paths.
 pub(super) fn routes() -> OpenApiRouter<Arc<Gateway>> {
@@ -69,12 +69,11 @@ struct VerbBody {
 async fn confirm_verb(
     State(gateway): State<Arc<Gateway>>,
     trace: Traced,
-    operator: Operator,
     key: SentKey,
     Json(body): Json<ConfirmVerb>,
 ) -> Result<Response, Problem> {
     let key = key.or_body(body.idem_key.as_deref())?;
-    let caller = Caller { trace, operator, key };
+    let caller = Caller { trace, key };
     let ended = end(&gateway, &body.reservation_id, Ending::Commit, body.payment_id, caller).await?;
     Ok(in_verbs(ended))
 }
@@ -89,12 +88,11 @@ async fn confirm_verb(
 async fn release_verb(
     State(gateway): State<Arc<Gateway>>,
     trace: Traced,
-    operator: Operator,
     key: SentKey,
     Json(body): Json<ReleaseVerb>,
 ) -> Result<Response, Problem> {
     let key = key.or_body(body.idem_key.as_deref())?;
-    let caller = Caller { trace, operator, key };
+    let caller = Caller { trace, key };
     let ended = end(&gateway, &body.reservation_id, Ending::Release, body.reason, caller).await?;
     Ok(in_verbs(ended))
 }

@@ -200,7 +200,6 @@ async fn a_cart_is_extended_as_one_and_a_payment_gets_a_grace() {
             ttl_ms: 5_000_000,
             reason: reason.map(str::to_owned),
             trace: TraceId([1; 16]),
-            operator: None,
         };
         match desk.ledger.extend(&[ask]).await.expect("Postgres answers").remove(0) {
             ExtendAnswer::Done(reservation) => reservation.expires_at.0 - made.created_at.0,

@@ -228,6 +228,5 @@ pub(crate) fn extension(id: ReservationId, ttl_ms: i64) -> ExtendAsk {
         ttl_ms,
         reason: None,
         trace: TraceId([6; 16]),
-        operator: None,
     }
 }
