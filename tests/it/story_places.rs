@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use crate::support::door::Door;
-use crate::support::gateway::Whole;
+use crate::support::gateway::{Whole, migrate};
+use crate::support::servers::Private;
 use crate::support::socket::{Heard, line, resell, reserve, with};
 
 /// Makes a location; what is not said of it is as it is of every other.
@@ -205,5 +206,45 @@ async fn a_destination_is_a_point_or_a_region() {
             "{ship_to}"
         );
     }
+    whole.stop().await;
+}
+
+/// The best place is on sale in a Redis that is away; another has what is asked for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_that_can_not_answer_is_passed_over() {
+    let mut servers = Private::start().await;
+    migrate(&servers.postgres.url()).await;
+    let whole = Whole::over(&servers.redis.url(), &servers.postgres.url()).await;
+    let door: &Door = &whole;
+    place(door, "wh1", json!({"priority": 5})).await;
+    place(door, "wh2", json!({})).await;
+    receive(door, "a", "wh1", 10).await;
+    receive(door, "a", "wh2", 4).await;
+    resell(door, "s", "a", 10, json!({})).await;
+    whole.settled().await;
+    servers.redis.kill();
+    let wanted = json!({"quantity": 2});
+    let refused = reserve(door, &[], &line("o0", "a", wanted.clone())).await;
+    assert_eq!(refused.problem(), (503, "STOCK_UNAVAILABLE".into()), "{}", refused.text);
+    let heard = anywhere(door, "o1", "a", wanted.clone()).await;
+    assert_eq!(at(&heard), (201, "wh2".into()), "{}", heard.text);
+    let lines = json!({"skuId": null, "quantity": null, "lines": [{"skuId": "a", "quantity": 1}, {"skuId": "b", "quantity": 1}]});
+    receive(door, "b", "wh2", 1).await;
+    let cart = anywhere(door, "o2", "a", lines).await;
+    assert_eq!(cart.status, 201, "{}", cart.text);
+    let places: Vec<Value> = cart.body()["lines"]
+        .as_array()
+        .expect("lines")
+        .iter()
+        .map(|line| line["locationId"].clone())
+        .collect();
+    assert_eq!(places, ["wh2", "wh2"], "{}", cart.text);
+    // One is left there, and nobody knows whether the other place has more.
+    for extra in [wanted.clone(), with(wanted, json!({"allowSplit": true}))] {
+        let refused = anywhere(door, "o3", "a", extra).await;
+        assert_eq!(refused.problem(), (503, "STOCK_UNAVAILABLE".into()), "{}", refused.text);
+    }
+    servers.restart_redis().await;
+    whole.settled().await;
     whole.stop().await;
 }

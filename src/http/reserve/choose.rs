@@ -1,12 +1,14 @@
 //! Where a line comes from when its caller names no location and the SKU lies at several.
 //!
 //! Eligible are active locations; of those with enough stock the cheapest by the weights is taken (`domain::choice`), and
-//! where it has just run out, the next. A sale that seems to have too few is asked last, for only its lanes know.
+//! where it has just run out or can't answer, the next. A sale that seems to have too few is asked last, for only its
+//! lanes know.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::http::StatusCode;
 use tokio::sync::Mutex;
 
 use super::answer::{Answered, not_live};
@@ -91,7 +93,7 @@ pub(super) async fn take(
     }
     let places = ranked(gateway, asked, &wish.sku).await?;
     let units = i64::from(wish.quantity);
-    let mut most = 0;
+    let (mut most, mut unanswered) = (0, None);
     let (enough, few): (Vec<&Place>, Vec<&Place>) = places.iter().partition(|place| place.served.free() >= units);
     let worth_asking = few.iter().filter(|place| may_have_more(place));
     for place in enough.iter().chain(worth_asking) {
@@ -104,13 +106,21 @@ pub(super) async fn take(
             Ok(None) => return Err(Problem::internal("a location was named, and several were found")),
             Err(problem) if problem.code() == Code::InsufficientStock => most = most.max(available(&problem)),
             Err(problem) if problem.code() == Code::SaleNotLive => {}
+            // The next one serves. What this one may have taken all the same falls to the key, as where a client comes
+            // back and another place is best by then: the ledger keeps one of the two.
+            Err(problem) if is_unanswered(&problem) => unanswered = unanswered.or(Some(problem)),
             Err(problem) => return Err(problem),
         }
     }
     if asked.allow_split && places.len() > 1 {
         return cart::take(gateway, asked, std::slice::from_ref(wish), started).await;
     }
-    Err(none_has(&places, most))
+    Err(unanswered.unwrap_or_else(|| none_has(&places, most)))
+}
+
+/// Whether a place could not say what it has.
+pub(super) fn is_unanswered(problem: &Problem) -> bool {
+    problem.code().status() == StatusCode::SERVICE_UNAVAILABLE
 }
 
 /// What `INSUFFICIENT_STOCK` says was available.

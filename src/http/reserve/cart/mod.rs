@@ -45,6 +45,8 @@ struct Progress {
     short: HashMap<Item, i64>,
     /// Parts that are held, with their units.
     held: BTreeMap<Item, (ReservationId, i64)>,
+    /// Why the first of the chosen places that could not answer did not.
+    unanswered: Option<Problem>,
 }
 
 /// Makes a cart, or finds it.
@@ -60,6 +62,9 @@ pub(super) async fn take(
             Ok(Some(answered)) => return Ok(answered),
             Ok(None) if started.elapsed() < CART_WITHIN => tokio::time::sleep(CHANGE_LOOK).await,
             Ok(None) => break changing("sales of the cart's items are beginning or ending"),
+            Err(problem) if problem.code() == Code::InsufficientStock => {
+                break progress.unanswered.take().unwrap_or(problem);
+            }
             Err(problem) => break problem,
         }
     };
@@ -163,6 +168,12 @@ async fn hold_parts(
             Some(Part::Again) => all = false,
             Some(Part::Failed(problem)) if need.chosen && problem.code() == Code::InsufficientStock => {
                 progress.short.insert(need.item.clone(), choose::available(&problem));
+                all = false;
+            }
+            // What it may hold all the same expires with its part of a cart that never is.
+            Some(Part::Failed(problem)) if need.chosen && choose::is_unanswered(&problem) => {
+                progress.short.insert(need.item.clone(), 0);
+                progress.unanswered.get_or_insert(problem);
                 all = false;
             }
             Some(Part::Failed(problem)) => failures.push(need.failure(problem)),
