@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Gateway;
-use super::author::{Author, answer, promised};
+use super::author::{Author, answer, counted_since, promised};
 use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, OptionalJson};
@@ -228,6 +228,7 @@ async fn approve(
                 calls.wait_for_stop().await?;
                 continue;
             }
+            Decided::Counted(_, counted_at) => Err(counted_since(counted_at)),
             Decided::Insufficient(approval, found) => Err(promised(-approval.delta, &found)),
             Decided::SamePerson => Err(same_person(&author)),
             Decided::Unknown => Err(unknown(&id.to_string())),

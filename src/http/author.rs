@@ -11,6 +11,7 @@ use super::problem::Problem;
 use super::trace::{Operator, Traced};
 use crate::domain::balance::Balance;
 use crate::domain::key::{Fingerprint, KeyHash};
+use crate::domain::time::Millis;
 use crate::domain::trace::TraceId;
 use crate::ledger::once::{By, Key};
 
@@ -102,6 +103,15 @@ pub(super) fn not_free(wanted: i64, found: &Balance) -> Problem {
     let free = found.free().max(0);
     insufficient(format!("{wanted} units are needed, {free} are free"), free, found)
         .with("safetyStock", found.safety_stock)
+}
+
+/// 409 for an undo of what a count has put right.
+pub(super) fn counted_since(counted_at: Millis) -> Problem {
+    Problem::new(
+        Code::NotUndoable,
+        "a count that was made since has put the balance right; undoing it as well would make it wrong",
+    )
+    .with("countedAt", counted_at.to_string())
 }
 
 fn insufficient(detail: String, available: i64, found: &Balance) -> Problem {

@@ -111,7 +111,7 @@ codes! {
     ApprovalClosed = "APPROVAL_CLOSED", CONFLICT, false, "The approval is closed";
     /// A newer count was applied. Client: drop the old one. Operator: check the feed's clock.
     StaleCount = "STALE_COUNT", CONFLICT, false, "A newer count was applied";
-    /// Only adjustments can be undone, and no undo. Client: adjust instead. Operator: the same.
+    /// Only adjustments can be undone, no undo, and none that a count has put right. Client: adjust or count instead. Operator: the same.
     NotUndoable = "NOT_UNDOABLE", CONFLICT, false, "The event can't be undone";
     /// The id is taken, or the item has a sale that has not ended. Client: use another id. Operator: stop the other.
     SaleExists = "SALE_EXISTS", CONFLICT, false, "There is such a sale";

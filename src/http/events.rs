@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Gateway;
 use super::admin_approvals::ApprovalBody;
-use super::author::{Author, answer, key_reused, promised};
+use super::author::{Author, answer, counted_since, key_reused, promised};
 use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, OptionalJson};
@@ -169,8 +169,8 @@ struct UndoBody {
         (status = 201, body = AdjustmentBody),
         (status = 202, description = "`PENDING_APPROVAL`: a second person has to agree", body = ApprovalBody),
         (status = 404, description = "`UNKNOWN_EVENT`"),
-        (status = 409, description = "`NOT_UNDOABLE`: no adjustment, or an undo; `INSUFFICIENT_STOCK`, with what \
-                                      stands in the way"),
+        (status = 409, description = "`NOT_UNDOABLE`: no adjustment, an undo, or put right by a count since \
+                                      (+`countedAt`); `INSUFFICIENT_STOCK`, with what stands in the way"),
         (status = 422, description = "`IDEMPOTENCY_KEY_REUSED`"),
         (status = 503, description = "`STOCK_UNAVAILABLE`: a sale is giving units up, and not in a moment"),
 ))]
@@ -220,6 +220,7 @@ async fn undo(
                 format!("event {event_id} is no adjustment, or takes one back itself"),
             )
             .with("eventId", event_id)),
+            Undone::Counted(counted_at) => Err(counted_since(counted_at).with("eventId", event_id)),
             Undone::Insufficient { wanted, found } => Err(promised(wanted, &found)),
             Undone::KeyReused => Err(key_reused()),
         };

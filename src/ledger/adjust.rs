@@ -5,6 +5,7 @@
 //! with it in the same transaction; where such units lie in lanes, the caller calls them back first, and where the sale
 //! is being stopped, it waits until they are back. Changes that one person may not make alone wait as an approval.
 
+use chrono::TimeDelta;
 use sqlx::types::Json;
 use uuid::Uuid;
 
@@ -21,6 +22,9 @@ use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
 use crate::domain::id::{Item, SaleId};
 use crate::domain::key::{Fingerprint, KeyHash};
+
+/// An event lies at most this far from its adjustment's row: a transaction takes seconds.
+pub(super) const NEAR: TimeDelta = TimeDelta::hours(1);
 
 /// An adjustment as asked for. Its delta has the sign that its reason takes.
 #[derive(Clone, Debug)]

@@ -22,6 +22,7 @@ use super::sale::lock_sale_of;
 use super::undo::{Undone, take_back};
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
+use crate::domain::time::Millis;
 use crate::domain::trace::TraceId;
 use crate::ledger::connection::Connection;
 
@@ -116,6 +117,8 @@ pub enum Decided {
     Insufficient(Approval, Balance),
     /// Units must come back from a sale's lanes first: [`Ledger::take_back`], then again.
     Short(Approval, CallBack),
+    /// It would take back an adjustment that a count of this moment has put right since; it goes on waiting.
+    Counted(Approval, Millis),
     /// A sale has set units aside that it needs and gives none at this moment, for it is being stopped: again, soon.
     SetAside,
 }
@@ -201,6 +204,7 @@ impl Ledger {
                 Undone::Insufficient { found, .. } => return Ok(Decided::Insufficient(approval, found)),
                 Undone::Short { short, .. } => return Ok(Decided::Short(approval, short)),
                 Undone::SetAside(_) => return Ok(Decided::SetAside),
+                Undone::Counted(counted_at) => return Ok(Decided::Counted(approval, counted_at)),
                 other => return Err(LedgerError::Broken(format!("undo {id} waited, and comes to {other:?}"))),
             }
         } else {

@@ -3,6 +3,9 @@
 //! Nothing is taken out of the ledger. An adjustment is undone once, and asking again gives the first answer. An undo
 //! takes no units that are reserved or damaged by now; those that a sale has set aside it takes as an adjustment does.
 //! It is not undone itself: adjust.
+//!
+//! A count that was made after the wrong adjustment has put it right: such a one is not undone as well. For a count that
+//! comes late, what was undone has never been (`recon::count::shelf`).
 
 mod reversal;
 
@@ -19,6 +22,7 @@ use super::sale::{Locked, lock_sale_of};
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
 use crate::domain::id::Item;
+use crate::domain::time::Millis;
 
 /// What came of an undo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub enum Undone {
     UnknownEvent,
     /// It is no adjustment, or an undo.
     NotUndoable,
+    /// A count that was made since, at this moment, has put on hand right.
+    Counted(Millis),
     /// Units that it brought are promised by now, or gone.
     Insufficient {
         /// Units that it would take.

@@ -1,6 +1,6 @@
 //! What an undo does to the balance, what stands in its way, and its rows.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use sqlx::types::Json;
 use uuid::Uuid;
@@ -8,8 +8,9 @@ use uuid::Uuid;
 use super::Undone;
 use crate::domain::balance::{Balance, Image};
 use crate::domain::id::Item;
+use crate::domain::time::Millis;
 use crate::ledger::LedgerError;
-use crate::ledger::adjust::{Adjust, Adjustment, AdjustmentRow, Reason, Refused, take_from_sale};
+use crate::ledger::adjust::{Adjust, Adjustment, AdjustmentRow, NEAR, Reason, Refused, take_from_sale};
 use crate::ledger::balance::lock_balance;
 use crate::ledger::connection::Connection;
 use crate::ledger::image::DeltaRow;
@@ -17,9 +18,6 @@ use crate::ledger::once::By;
 use crate::ledger::post::{Deltas, EventType, Movement, apply, post};
 use crate::ledger::sale::Locked;
 use crate::ledger::sale_row::read_item;
-
-/// An event lies at most this far from its adjustment's row: a transaction takes seconds.
-const NEAR: TimeDelta = TimeDelta::hours(1);
 
 /// An undo that may be.
 pub(super) struct Reversal {
@@ -41,6 +39,14 @@ struct Wrong {
     is_undo: bool,
 }
 
+/// What it did, and when.
+#[derive(sqlx::FromRow)]
+struct WrongEvent {
+    #[sqlx(flatten)]
+    delta: DeltaRow,
+    created_at: DateTime<Utc>,
+}
+
 /// What an undo of this event would do, with its balance locked; or why there is none.
 pub(super) async fn look(tx: &mut Connection, event_id: i64) -> Result<Result<Reversal, Undone>, LedgerError> {
     let Some(wrong) = lock_adjustment(tx, event_id).await? else {
@@ -57,8 +63,14 @@ pub(super) async fn look(tx: &mut Connection, event_id: i64) -> Result<Result<Re
         return Ok(Err(Undone::Replayed(first)));
     }
     let item = read_item(&wrong.sku_id, &wrong.location_id)?;
-    let deltas = reversed(&read_deltas(tx, event_id, wrong.created_at).await?.read());
+    let WrongEvent { delta, created_at } = read_event(tx, event_id, wrong.created_at).await?;
+    let deltas = reversed(&delta.read());
     let found = lock_balance(tx, &item).await?;
+    if deltas.on_hand != 0
+        && let Some(counted_at) = counted_after(tx, &item, created_at).await?
+    {
+        return Ok(Err(Undone::Counted(counted_at)));
+    }
     Ok(Ok(Reversal {
         event_id,
         item,
@@ -196,11 +208,11 @@ async fn first_undo(tx: &mut Connection, event_id: i64) -> Result<Option<Adjustm
     Ok(row.map(Adjustment::from))
 }
 
-async fn read_deltas(tx: &mut Connection, event_id: i64, near: DateTime<Utc>) -> Result<DeltaRow, LedgerError> {
+async fn read_event(tx: &mut Connection, event_id: i64, near: DateTime<Utc>) -> Result<WrongEvent, LedgerError> {
     Ok(sqlx::query_as(
-        "-- undo.deltas
+        "-- undo.event_of
          SELECT on_hand_delta, reserved_delta, unavailable_delta, escrowed_delta, sold_delta, damaged_delta,
-             returned_delta
+             returned_delta, created_at
          FROM inventory_movement WHERE event_id = $1 AND created_at BETWEEN $2 AND $3",
     )
     .bind(event_id)
@@ -208,6 +220,25 @@ async fn read_deltas(tx: &mut Connection, event_id: i64, near: DateTime<Utc>) ->
     .bind(near + NEAR)
     .fetch_one(tx)
     .await?)
+}
+
+/// When the item was counted, where that is in its balance and was after the event. Its balance is locked.
+async fn counted_after(
+    tx: &mut Connection,
+    item: &Item,
+    created_at: DateTime<Utc>,
+) -> Result<Option<Millis>, LedgerError> {
+    let counted_at: Option<DateTime<Utc>> = sqlx::query_scalar(
+        "-- undo.counted: everything of a count's millisecond was before it
+         SELECT counted_at FROM count_mark
+         WHERE sku_id = $1 AND location_id = $2 AND counted_at + interval '1 millisecond' > $3",
+    )
+    .bind(item.sku.as_str())
+    .bind(item.location.as_str())
+    .bind(created_at)
+    .fetch_optional(tx)
+    .await?;
+    Ok(counted_at.map(Millis::from))
 }
 
 async fn insert(

@@ -43,7 +43,8 @@ pub(super) struct Stock {
     pub(super) apart: bool,
     /// One that has not ended.
     pub(super) sale: Option<Sale>,
-    /// Changes of on_hand: the step, by how much, and of a count's correction when that was made.
+    /// Changes of on_hand: the step, for an undo that of what it takes back, by how much, and of a count's correction
+    /// when that was made.
     pub(super) moves: Vec<(usize, i64, Option<DateTime<Utc>>)>,
     /// The newest count in it.
     pub(super) counted_at: Option<DateTime<Utc>>,
@@ -107,6 +108,7 @@ pub(super) struct Line {
 /// An adjustment that was carried out.
 #[derive(Debug)]
 pub(super) struct Adjustment {
+    pub(super) step: usize,
     pub(super) event: i64,
     pub(super) item: usize,
     pub(super) moved: Moved,
@@ -311,8 +313,21 @@ impl Book {
     }
 
     pub(super) fn carry_out(&mut self, item: usize, moved: Moved) {
-        self.items[item].is = Moved { on_hand: 0, ..moved }.of(self.items[item].is);
-        self.move_on_hand(item, moved.on_hand, None);
+        self.carry_out_as_of(self.step, item, moved);
+    }
+
+    /// For a count, what an undo does has been done in this step.
+    pub(super) fn carry_out_as_of(&mut self, step: usize, item: usize, moved: Moved) {
+        let stock = &mut self.items[item];
+        stock.is = moved.of(stock.is);
+        stock.moves.push((step, moved.on_hand, None));
+    }
+
+    /// An item was counted, for its balance, after this step.
+    pub(super) fn is_counted_since(&self, item: usize, step: usize) -> bool {
+        let counted_at = self.items[item].counted_at;
+        let mark = self.marks.iter().find(|mark| Some(mark.at) == counted_at);
+        mark.is_some_and(|mark| mark.step >= step)
     }
 
     /// Who has this item for this order.

@@ -135,6 +135,7 @@ impl Play {
         self.book.carry_out(item, moved);
         assert_eq!(told["after"], image(&self.book.items[item].is), "{told}");
         self.book.adjustments.push(Adjustment {
+            step: self.book.step,
             event: told["eventId"].as_i64().expect("a number"),
             item,
             moved,
@@ -315,12 +316,16 @@ impl Play {
         let at = self.random.random_range(0..self.book.adjustments.len());
         let wrong = &self.book.adjustments[at];
         let (event, item, moved, before) = (wrong.event, wrong.item, wrong.moved.reversed(), wrong.undone.clone());
+        let step = wrong.step;
         let (told, again) = self
             .post_as("bob", &format!("/admin/events/{event}/undo"), &json!({}))
             .await;
         self.note(format!("undo {event}: {} {}", told.status, told.body));
         if let Some(first) = before {
             return assert_eq!((told.status, told.replayed, told.body), (201, true, first));
+        }
+        if moved.on_hand != 0 && self.book.is_counted_since(item, step) {
+            return assert_eq!(told.problem(), (409, "NOT_UNDOABLE"));
         }
         let is = self.book.items[item].is;
         let after = moved.of(is);
@@ -336,7 +341,7 @@ impl Play {
         let told = told.expect(201);
         self.book.items[item].give_up(missing);
         assert_eq!(told["before"], image(&self.book.items[item].is), "{told}");
-        self.book.carry_out(item, moved);
+        self.book.carry_out_as_of(step, item, moved);
         assert_eq!(told["after"], image(&self.book.items[item].is), "{told}");
         self.book.firm.push(told["eventId"].as_i64().expect("a number"));
         self.book.adjustments[at].undone = Some(told);

@@ -91,7 +91,7 @@ impl Play {
 
     fn see_closed(&self, at: usize, told: &crate::support::door::Told) {
         assert_eq!(
-            (told.problem(), told.body["status"].as_str()),
+            (told.problem(), told.body["approvalStatus"].as_str()),
             ((409, "APPROVAL_CLOSED"), Some(self.book.approvals[at].status))
         );
     }

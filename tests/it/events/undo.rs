@@ -4,6 +4,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::pages::page;
+use crate::reconciliation::{COUNTS, count, moment};
 use crate::support::door::Buy;
 use crate::support::gateway::Whole;
 
@@ -126,6 +127,44 @@ async fn an_undo_takes_nothing_that_is_promised() {
         (told.problem(), &told.body["field"]),
         ((400, "INVALID_REQUEST"), &json!("eventId"))
     );
+    whole.settled().await;
+    whole.stop().await;
+}
+
+/// The shelf was counted, and the balance made what was found: to take the wrong adjustment back too would be wrong again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_count_has_put_right_is_not_undone_as_well() {
+    let whole = Whole::open().await;
+    let wrong = adjust(&whole, 5, "manual_correction").await;
+    let broken = adjust(&whole, -3, "damaged").await;
+    let large = adjust(&whole, 2_000, "stock_received").await;
+    let waiting = whole.post(&undo_path(&large["eventId"]), json!({})).await.expect(202);
+    let at = moment(&whole).await;
+    let later = adjust(&whole, -4, "lost").await;
+    let body = count("c1", &at, &[("hot", 2_100)]);
+    let told = whole.post(COUNTS, body).await.expect(201);
+    assert_eq!(told["discrepancies"][0]["status"], "corrected", "{told}");
+    let refused = whole.post(&undo_path(&wrong["eventId"]), json!({})).await;
+    assert_eq!(
+        (refused.problem(), &refused.body["countedAt"]),
+        ((409, "NOT_UNDOABLE"), &json!(at))
+    );
+    let path = format!(
+        "/admin/approvals/{}/approve",
+        waiting["approvalId"].as_str().expect("an id")
+    );
+    let refused = whole
+        .admin_with(Method::POST, &path, json!({}), &[("X-Operator", "bob")])
+        .await;
+    assert_eq!(
+        (refused.problem(), &refused.body["countedAt"]),
+        ((409, "NOT_UNDOABLE"), &json!(at))
+    );
+    // What the count does not tell, or came later, is undone.
+    for (event, left) in [(&broken, 2_096), (&later, 2_100)] {
+        let undo = whole.post(&undo_path(&event["eventId"]), json!({})).await.expect(201);
+        assert_eq!(undo["after"]["onHand"], left, "{undo}");
+    }
     whole.settled().await;
     whole.stop().await;
 }

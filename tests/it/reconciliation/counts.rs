@@ -86,6 +86,32 @@ async fn counts_that_arrive_late_correct_a_difference_once() {
     whole.stop().await;
 }
 
+/// What was undone had never been on the shelf, whenever it was undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_count_that_arrives_late_has_never_seen_what_was_undone_since() {
+    let whole = Whole::open().await;
+    let add = async |reference: &str| {
+        let body = json!({"skuId": "hot", "locationId": "wh1", "delta": 5, "reason": "manual_correction",
+                          "referenceId": reference});
+        whole.post("/api/inventory/adjustments", body).await.expect(201)
+    };
+    let undo = async |wrong: &Value| {
+        let path = format!("/admin/events/{}/undo", wrong["eventId"]);
+        whole.post(&path, json!({})).await.expect(201);
+    };
+    let before = add("a1").await;
+    let at = moment(&whole).await;
+    let after = add("a2").await;
+    undo(&before).await;
+    undo(&after).await;
+    add("a3").await;
+    let told = whole.post(COUNTS, count("c1", &at, &[("hot", 100)])).await.expect(201);
+    assert_eq!((&told["compared"], &told["discrepancies"]), (&json!(1), &json!([])));
+    assert_eq!(on_hand(&whole, "hot").await, 105);
+    whole.settled().await;
+    whole.stop().await;
+}
+
 /// Events that never happened: each says that it brought a unit.
 async fn plant(pool: &PgPool, sku: &str, from: &str, until: &str) {
     sqlx::query(&format!(

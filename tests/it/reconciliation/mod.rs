@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use crate::support::door::{Door, until};
 
-const COUNTS: &str = "/api/inventory/counts";
+pub(crate) const COUNTS: &str = "/api/inventory/counts";
 
 /// The present millisecond by Postgres' clock, once it is over.
-async fn moment(door: &Door) -> String {
+pub(crate) async fn moment(door: &Door) -> String {
     let now = async || -> i64 {
         let now = sqlx::query_scalar("SELECT floor(extract(epoch FROM clock_timestamp()) * 1000)::int8");
         now.fetch_one(&door.pool).await.expect("a time")
@@ -25,7 +25,7 @@ async fn moment(door: &Door) -> String {
 }
 
 /// A count of the warehouse `wh1`.
-fn count(id: &str, at: &str, lines: &[(&str, i64)]) -> Value {
+pub(crate) fn count(id: &str, at: &str, lines: &[(&str, i64)]) -> Value {
     let lines: Vec<Value> = lines
         .iter()
         .map(|(sku, counted)| json!({"skuId": sku, "counted": counted}))

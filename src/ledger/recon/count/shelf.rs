@@ -8,6 +8,7 @@ use crate::domain::balance::Balance;
 use crate::domain::id::{LocationId, Sku};
 use crate::domain::time::Millis;
 use crate::ledger::LedgerError;
+use crate::ledger::adjust::NEAR;
 use crate::ledger::balance::{BalanceRow, ensure_balance};
 use crate::ledger::connection::Connection;
 use crate::ledger::once::By;
@@ -77,7 +78,7 @@ pub(in crate::ledger::recon) async fn shelves(
     .execute(&mut *tx)
     .await?;
     let shelves: Vec<Shelf> = sqlx::query_as(
-        "-- recon.shelves: a balance that was brought back to its events was not what their images say, so there all of
+        "-- recon.shelves: what was undone since had never been there; a balance that was brought back to its events was not what their images say, so there all of
          -- them are summed up. The first since, where nobody has seen one, is among few
          SELECT b.sku_id, b.on_hand, b.reserved, b.unavailable, b.safety_stock, b.escrowed, b.sold, b.damaged, b.returned,
              (CASE WHEN EXISTS (
@@ -99,7 +100,15 @@ pub(in crate::ledger::recon) async fn shelves(
                  FROM reconciliation_discrepancy d JOIN reconciliation_report r USING (report_id)
                      JOIN inventory_movement e ON e.event_id = d.event_id AND e.created_at >= $3
                  WHERE d.sku_id = b.sku_id AND d.location_id = b.location_id AND d.event_id > $4
-                   AND r.counted_at < $3))::int8 AS expected,
+                   AND r.counted_at < $3) + (
+                 SELECT coalesce(sum(e.on_hand_delta), 0)
+                 FROM adjustment u JOIN adjustment a ON a.event_id = u.undoes
+                     JOIN inventory_movement w ON w.event_id = a.event_id AND w.created_at < $3
+                         AND w.created_at BETWEEN a.created_at - $8 AND a.created_at + $8
+                     JOIN inventory_movement e ON e.event_id = u.event_id AND e.created_at >= $3
+                         AND e.created_at BETWEEN u.created_at - $8 AND u.created_at + $8
+                 WHERE u.sku_id = b.sku_id AND u.location_id = b.location_id AND u.undoes IS NOT NULL
+                   AND u.event_id > $4))::int8 AS expected,
              (SELECT counted_at FROM count_mark m
               WHERE m.sku_id = b.sku_id AND m.location_id = b.location_id) AS marked_at
          FROM inventory_balance b LEFT JOIN UNNEST($5::text[], $6::int8[]) AS moved(sku_id, on_hand) USING (sku_id)
@@ -113,6 +122,7 @@ pub(in crate::ledger::recon) async fn shelves(
     .bind(&since.moved)
     .bind(&since.on_hand)
     .bind(RESTORED)
+    .bind(NEAR)
     .fetch_all(tx)
     .await?;
     if shelves
