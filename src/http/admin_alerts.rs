@@ -55,7 +55,7 @@ struct AlertBody {
     sku_id: String,
     /// Units, as it was set then.
     threshold: i64,
-    /// Units, over all locations, as they were then.
+    /// Units, over all active locations, as they were then.
     available: i64,
     #[schema(value_type = String, format = DateTime)]
     crossed_at: Millis,

@@ -1,7 +1,8 @@
 //! Low stock: told once each time a SKU's available units come down to its threshold.
 //!
 //! The feed looks at the SKUs whose balances it has just copied, in the same transaction. An alert stays open until the
-//! SKU is above its threshold again, and while it is open there is no second one.
+//! SKU is above its threshold again, and while it is open there is no second one. As for a listing, only what lies at
+//! active locations counts; where one is closed or opened, what lies there is looked at again.
 
 use chrono::{DateTime, Utc};
 
@@ -19,7 +20,7 @@ pub struct LowStock {
     pub sku: Sku,
     /// Units at which it counts as low, as it was set then.
     pub threshold: i64,
-    /// Units that were available then, over all locations.
+    /// Units that were available then, over all active locations.
     pub available: i64,
     /// When it was found.
     pub crossed_at: Millis,
@@ -72,7 +73,7 @@ impl Ledger {
 }
 
 /// Closes the alerts of SKUs that are above their threshold again, and opens those of SKUs that came down to it; of
-/// these SKUs, and of those whose threshold was changed.
+/// these SKUs, of those whose threshold was changed, and of those at locations that were closed or opened.
 pub(super) async fn cross(tx: &mut Connection, skus: &[String]) -> Result<Vec<LowStock>, LedgerError> {
     let changed: Vec<String> = sqlx::query_scalar("-- low_stock.look\nDELETE FROM low_stock_look RETURNING sku_id")
         .fetch_all(&mut *tx)
@@ -85,8 +86,9 @@ pub(super) async fn cross(tx: &mut Connection, skus: &[String]) -> Result<Vec<Lo
         "-- low_stock.cross: a SKU that never was anywhere is not low. Closing and opening can't meet in one row, for a
          -- SKU is either above its threshold or not
          WITH stock AS MATERIALIZED (
-             SELECT s.sku_id, s.low_stock_threshold AS threshold, sum(n.available)::int8 AS available
-             FROM sku s JOIN inventory_snapshot n USING (sku_id)
+             SELECT s.sku_id, s.low_stock_threshold AS threshold,
+                 coalesce(sum(n.available) FILTER (WHERE l.active), 0)::int8 AS available
+             FROM sku s JOIN inventory_snapshot n USING (sku_id) LEFT JOIN location l USING (location_id)
              WHERE s.sku_id = ANY($1) GROUP BY s.sku_id, s.low_stock_threshold),
          closed AS (
              UPDATE low_stock_alert a SET recovered_at = clock_timestamp() FROM stock

@@ -89,12 +89,23 @@ async fn a_threshold_is_told_once_per_crossing() {
         .expect(200);
     until_told(&whole, 0, 3).await;
 
+    // What is not offered is not there: three at wh2 are left.
+    whole.put("/admin/skus/hot", sku(4)).await.expect(200);
+    until_followed(&whole).await;
+    assert_eq!(alerts(&whole, "open=true").await, Vec::<Value>::new());
+    let closed = json!({"name": "wh1", "kind": "warehouse", "region": "eu", "active": false});
+    whole.put("/admin/locations/wh1", closed).await.expect(200);
+    until_told(&whole, 1, 4).await;
+    assert_eq!(alerts(&whole, "open=true").await[0]["available"], 3);
+    whole.put("/admin/locations/wh1", place("wh1")).await.expect(200);
+    until_told(&whole, 0, 4).await;
+
     let first = whole
         .admin(Method::GET, "/admin/alerts?limit=2", None)
         .await
         .expect(200);
     let next = first["next"].as_i64().expect("there is more");
-    assert_eq!(alerts(&whole, &format!("after={next}")).await.len(), 1);
+    assert_eq!(alerts(&whole, &format!("after={next}")).await.len(), 2);
     let bad = whole.admin(Method::GET, "/admin/alerts?limit=0", None).await;
     assert_eq!(
         (bad.problem(), &bad.body["field"]),
