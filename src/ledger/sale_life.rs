@@ -22,6 +22,7 @@ use crate::domain::grant::Grant;
 use crate::domain::id::SaleId;
 use crate::domain::lane::LaneNo;
 use crate::domain::sale::{Sale, SaleAction, SaleState, SaleStep, step};
+use crate::domain::trace::TraceId;
 
 /// More than any counter holds, and within the 32 bits that a lane reads.
 const EVERYTHING: u32 = i32::MAX.cast_unsigned();
@@ -121,7 +122,10 @@ impl Ledger {
         .await?;
         let Some(row) = row else { return Ok(false) };
         let mut kept = row.read()?;
-        let done = kept.sale.drained || drain(&mut tx, &mut kept, &By::default()).await?;
+        let done = kept.sale.drained || {
+            let by = ended_by(&mut tx, sale_no).await?;
+            drain(&mut tx, &mut kept, &by).await?
+        };
         tx.commit().await?;
         Ok(done)
     }
@@ -144,7 +148,7 @@ pub(super) async fn enter(
     by: &By,
 ) -> Result<Vec<GrantTicket>, LedgerError> {
     let (from, opened) = (kept.sale.state, is_opened(&kept.sale));
-    set_state(tx, &mut kept.sale, to).await?;
+    set_state(tx, &mut kept.sale, to, by).await?;
     if from == SaleState::Frozen && opened {
         end_freeze(tx, kept).await?;
     }
@@ -163,21 +167,37 @@ pub(super) async fn enter(
     in_motion(tx, kept.sale.no).await
 }
 
-async fn set_state(tx: &mut Connection, sale: &mut Sale, to: SaleState) -> Result<(), LedgerError> {
+async fn set_state(tx: &mut Connection, sale: &mut Sale, to: SaleState, by: &By) -> Result<(), LedgerError> {
     sale.thaws_to = (to == SaleState::Frozen).then_some(sale.state);
     sale.state = to;
     sqlx::query(
         "-- sale.set_state
          UPDATE sale SET state = $2::sale_state, thaws_to = $3::sale_state, frozen_for = NULL,
-             frozen_at = CASE WHEN $2 = 'frozen' THEN clock_timestamp() END, updated_at = clock_timestamp()
+             frozen_at = CASE WHEN $2 = 'frozen' THEN clock_timestamp() END, updated_at = clock_timestamp(),
+             ended_by = CASE WHEN $2 = 'ended' THEN $4 END, ended_trace = CASE WHEN $2 = 'ended' THEN $5::uuid END
          WHERE sale_no = $1",
     )
     .bind(sale.no)
     .bind(to.as_str())
     .bind(sale.thaws_to.map(SaleState::as_str))
+    .bind(by.operator.as_deref())
+    .bind(by.trace.map(|trace| trace.to_uuid()))
     .execute(tx)
     .await?;
     Ok(())
+}
+
+/// Who ended the sale.
+async fn ended_by(tx: &mut Connection, sale_no: i32) -> Result<By, LedgerError> {
+    let (operator, trace): (Option<String>, Option<Uuid>) =
+        sqlx::query_as("-- sale.ended_by\nSELECT ended_by, ended_trace FROM sale WHERE sale_no = $1")
+            .bind(sale_no)
+            .fetch_one(tx)
+            .await?;
+    Ok(By {
+        operator,
+        trace: trace.map(TraceId::from_uuid),
+    })
 }
 
 /// Sends the sale's settings to each of its lanes.

@@ -56,9 +56,12 @@ struct Waiting {
 #[derive(sqlx::FromRow)]
 struct SaleEnd {
     sale_no: i32,
+    sale_id: String,
     sku_id: String,
     location_id: String,
     ended: bool,
+    ended_by: Option<String>,
+    ended_trace: Option<Uuid>,
 }
 
 impl Ledger {
@@ -201,7 +204,7 @@ async fn hold_sales(tx: &mut Connection, waiting: &[Waiting]) -> Result<BTreeMap
     numbers.dedup();
     let sales: Vec<SaleEnd> = sqlx::query_as(
         "-- grants.hold_sales: a sale that is about to end has ended here, or ends after these grants have numbers
-         SELECT sale_no, sku_id, location_id, state = 'ended' AS ended FROM sale WHERE sale_no = ANY($1)
+         SELECT sale_no, sale_id, sku_id, location_id, state = 'ended' AS ended, ended_by, ended_trace FROM sale WHERE sale_no = ANY($1)
          ORDER BY sale_no FOR SHARE",
     )
     .bind(&numbers)
@@ -234,11 +237,11 @@ async fn return_units(
                 ..Deltas::default()
             },
             reason: Some("escrow_returned".into()),
-            reference_id: None,
+            reference_id: Some(sale.sale_id.clone()),
             reservation_id: None,
             order_id: None,
-            operator: None,
-            trace_id: None,
+            operator: sale.ended_by.clone(),
+            trace_id: sale.ended_trace,
             metadata: None,
         });
     }

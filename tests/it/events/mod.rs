@@ -7,4 +7,5 @@ mod pages;
 mod replay;
 mod replica;
 mod rest;
+mod signed;
 mod undo;
