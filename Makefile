@@ -1,7 +1,7 @@
 # What one does with this repository; `make` alone lists it.
 # ARGS goes to the program that a target runs: make run ARGS="--listen 127.0.0.1:9000"
 .DEFAULT_GOAL := help
-.PHONY: help run test check load drill bench guard soak servers
+.PHONY: help run test check load drill bench guard soak pages servers
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,9 @@ guard: servers ## Fail where the gateway lost more than a third beside a handler
 
 soak: servers ## Measure what shows after an hour: load near capacity, a large catalogue, recovery
 	scripts/bench.sh --soak $(ARGS)
+
+pages: servers ## Show that a page of EVENTS (5000000) costs the same wherever it lies
+	scripts/many-events.sh $(EVENTS)
 
 servers: ## Install Redis and Postgres where they are missing
 	@scripts/need-servers.sh

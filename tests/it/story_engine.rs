@@ -216,6 +216,13 @@ async fn a_hundred_toggles_between_the_engines_refuse_nobody() {
         .filter(|deed| !matches!(deed.told.status, 201 | 202 | 503))
         .collect();
     assert!(refused.is_empty(), "{refused:#?}");
+    // A change may keep somebody waiting for longer than he is let wait, on a machine that is busy.
+    let unsure = deeds.iter().filter(|deed| deed.told.status == 503).count();
+    assert!(
+        unsure * 100 <= deeds.len(),
+        "{unsure} of {} were sent away for now",
+        deeds.len()
+    );
     one.settled().await;
     let committed = i64::try_from(account.committed).expect("few");
     assert_eq!(stock(&one, "hot").await, (20_000 - committed, 0, 0));
@@ -227,6 +234,44 @@ async fn a_hundred_toggles_between_the_engines_refuse_nobody() {
     .await
     .expect("Postgres answers");
     assert!(by_lane > 50 && by_ledger > 50, "both sold: {by_lane}, {by_ledger}");
+    other.stop().await;
+    one.stop().await;
+}
+
+/// As many buyers as the sale has units, all of them asking while it begins: whoever does not meet the ledger before it
+/// finds his unit in a lane, though it is on its way there still.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_refused_while_a_start_sends_the_units_out() {
+    let (one, other) = two().await;
+    one.receive("hot", 24).await;
+    for round in 0..10 {
+        let sale = format!("s{round}");
+        // At once: while it waited, its units would be nobody's.
+        let now = json!({"buckets": 2, "startsAt": "2020-01-01T00:00:00.000Z"});
+        let start = resell(&one, &sale, "hot", 16, now);
+        let asks = (0..16).map(|n| {
+            let door = if n % 2 == 0 { &one } else { &other };
+            async move {
+                tokio::time::sleep(Duration::from_millis(n * 5)).await;
+                let told = door.insist(&Buy::of(&format!("o{round}-{n}"))).await;
+                assert!(matches!(told.status, 201 | 202), "{told:?}");
+                told.id()
+            }
+        });
+        let ((), made) = tokio::join!(start, join_all(asks));
+        for id in made {
+            until("a durable reservation", async || {
+                (one.release(&id).await.status == 200).then_some(())
+            })
+            .await;
+        }
+        one.act(&sale, "stop").await.expect(200);
+        until("the units", async || {
+            (stock(&one, "hot").await == (24, 0, 0)).then_some(())
+        })
+        .await;
+    }
+    one.settled().await;
     other.stop().await;
     one.stop().await;
 }

@@ -23,7 +23,7 @@ use crate::domain::time::Millis;
 use super::post::EventType;
 pub use cursor::{After, Cursor, NotACursor};
 pub(super) use settled::{Settled, all_ended};
-pub use statement::WALKED;
+pub(super) use statement::WALKED;
 
 /// Which events. What is set must all be so.
 #[derive(Clone, Debug, Default)]

@@ -15,7 +15,7 @@ pub(super) const WALK_MAX: usize = 2_000;
 /// How a page's statement has to be planned: by the rows that it reads, along an index. A hot SKU has a thousand times
 /// the events of another, and who estimates by the average would rather read and sort them all, or read all events in
 /// the order of their ids and throw away most. What a plan seems to cost then must not have it compiled.
-pub const WALKED: &str = "-- events.walked
+pub(in crate::ledger) const WALKED: &str = "-- events.walked
     SELECT set_config(name, value, true) FROM (VALUES ('enable_sort', 'off'), ('enable_bitmapscan', 'off'),
         ('random_page_cost', '0'), ('seq_page_cost', '0'), ('jit', 'off')) AS setting(name, value)";
 
@@ -58,8 +58,7 @@ impl Wanted {
     /// The statement that reads a page, for a transaction that is [`WALKED`]. Its parameters: SKU, location,
     /// reservations, kind, after which id, up to which id, from when, until when, how many. Where `is_stop` is true the
     /// walk has stopped at this event, be it wanted or not.
-    #[must_use]
-    pub fn statement(&self) -> String {
+    pub(super) fn statement(&self) -> String {
         let head = self.head();
         let range = head.range();
         let walk = if self.is_stopped() {

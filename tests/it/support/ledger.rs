@@ -331,7 +331,10 @@ impl Desk {
             (self.count(sessions).await == 0).then_some(())
         })
         .await;
-        let sum = format!("SELECT sum({what})::int8 FROM pg_stat_user_tables WHERE relname LIKE '{table}'");
+        let sum = format!(
+            "SELECT sum({what})::int8 FROM pg_stat_user_tables JOIN pg_statio_user_tables USING (relid, schemaname, relname)
+             WHERE relname LIKE '{table}'"
+        );
         self.count(&sum).await
     }
 
