@@ -116,6 +116,8 @@ metrics_table! {
         "Reservations not yet in the ledger, by `lane`.";
     QUEUE_LAG_SECONDS = "flashgate_queue_lag_seconds", Kind::Gauge, Seconds,
         "Age of the oldest entry of the queue that is not in the ledger, by `lane`.";
+    GRANT_AGE_SECONDS = "flashgate_grant_age_seconds", Kind::Gauge, Seconds,
+        "For how long the oldest grant has waited that the lane has not got, by `lane`.";
     DRIFT_UNITS = "flashgate_drift_units", Kind::Gauge, Count,
         "Units by which Redis and the ledger are known to differ, by `lane`: 0, or a fault.";
     ALTERED = "flashgate_altered_total", Kind::Counter, Count,

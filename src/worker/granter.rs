@@ -8,6 +8,7 @@ use crate::domain::lane::{Cursor, LaneNo};
 use crate::flash::{Delivery, FlashError, GRANTS_STEP, Parcel};
 use crate::ledger::grants::Numbered;
 use crate::ledger::{LedgerError, Pace};
+use crate::metric;
 
 /// A nudge may be lost; then a grant waits this long.
 const POLL: Duration = Duration::from_millis(1_000);
@@ -90,6 +91,8 @@ impl<'a> Granter<'a> {
             Numbered::NotOwner => return Err(WriterError::NotOwner),
         };
         let waiting = ledger.undelivered(self.lane, self.in_force, STEP).await?;
+        // They are numbered in the order in which they were made.
+        tell_age(self.lane, waiting.first().map_or(0.0, |oldest| oldest.waits_s));
         let Some(first) = waiting.first().map(|grant| grant.grant_no) else {
             return Ok(numbered);
         };
@@ -133,6 +136,11 @@ impl<'a> Granter<'a> {
         }
         Ok(numbered + step.len())
     }
+}
+
+/// Says for how long the lane's oldest grant has waited; 0: none waits here.
+pub(super) fn tell_age(lane: LaneNo, seconds: f64) {
+    metrics::gauge!(metric::GRANT_AGE_SECONDS, "lane" => lane.to_string()).set(seconds);
 }
 
 /// The last grant that the lane has. A lane that is gone, or another's by now, is suspect: where nobody asks for units,

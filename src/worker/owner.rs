@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 
-use super::granter::Granter;
+use super::granter::{Granter, tell_age};
 use super::together::Together;
 use super::writer::{Writer, WriterError};
 use super::{Context, repeat};
@@ -124,6 +124,7 @@ async fn serve(context: Context, together: Together, lane: LaneNo) {
             Err(WriterError::NotOwner) => match context.ledger.lane(lane).await {
                 Ok(row) if row.owner != Some(context.gateway) => {
                     tracing::info!(%lane, "a lane is another's now");
+                    tell_age(lane, 0.0);
                     return;
                 }
                 _ => {}

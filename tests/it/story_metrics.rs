@@ -1,6 +1,9 @@
 //! What operations people are woken by: the counters of rare events count each of them once, in a process that has seen
 //! nothing else.
 
+use std::time::Duration;
+
+use flashgate::drill::wire::Trouble;
 use serde_json::json;
 
 use crate::story_operations::metrics;
@@ -126,4 +129,74 @@ async fn what_a_lane_was_not_told_it_is_told_by_the_next_writer() {
     })
     .await;
     next.stop().await;
+}
+
+const AGE: &str = "flashgate_grant_age_seconds";
+
+/// It is that of the oldest grant on its way, and nothing once that is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_that_waits_tells_for_how_long() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let (wire, through) = wired(&redis_url).await;
+    let child = Child::over(&through, &database_url).await;
+    put_on_sale(&child, "a", 3, json!({})).await;
+    child.until_drained().await;
+    assert!(sum(&child, AGE, "").await < 60.0);
+    // Made an hour ago, and a while on their way.
+    for statement in [
+        "CREATE FUNCTION made_long_ago() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN NEW.created_at := NEW.created_at - interval ''1 hour''; RETURN NEW; END'",
+        "CREATE TRIGGER made_long_ago BEFORE INSERT ON lane_grant FOR EACH ROW EXECUTE FUNCTION made_long_ago()",
+    ] {
+        sqlx::query(statement).execute(&child.pool).await.expect(statement);
+    }
+    wire.trouble(Trouble::Late(Duration::from_millis(100)));
+    let mut hold = 60;
+    until("the age of a grant", async || {
+        hold += 1;
+        let body = json!({"holdSeconds": hold});
+        let change = child.patch("/admin/sales/a", body);
+        let look = async {
+            let mut most = 0.0_f64;
+            for _ in 0..20 {
+                most = most.max(sum(&child, AGE, "").await);
+            }
+            most
+        };
+        let (changed, most) = tokio::join!(change, look);
+        changed.expect(200);
+        (most >= 3_600.0).then_some(())
+    })
+    .await;
+    wire.trouble(Trouble::Calm);
+    until("no age", async || (sum(&child, AGE, "").await == 0.0).then_some(())).await;
+    child.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_low_or_does_not_agree_is_counted() {
+    let (redis_url, database_url) = (shared().await.redis(), shared().await.database().await);
+    migrate(&database_url).await;
+    let child = Child::over(&redis_url, &database_url).await;
+    child.until_open().await;
+    child.receive("a", 10).await;
+    let low = json!({"display": "exact", "lowStockThreshold": 5});
+    child.put("/admin/skus/a", low).await.expect(200);
+    let counts = async |name: &str, expected: f64| {
+        until(name, async || (sum(&child, name, "").await == expected).then_some(())).await;
+    };
+    counts("flashgate_low_stock_alerts_total", 0.0).await;
+    let lost = json!({"skuId": "a", "locationId": "wh1", "delta": -6, "reason": "lost"});
+    child.post("/api/inventory/adjustments", lost).await.expect(201);
+    counts("flashgate_low_stock_alerts_total", 1.0).await;
+    let paid = json!({"orderId": "never", "state": "paid", "at": "2026-01-01T00:00:00.000Z"});
+    child.post("/api/inventory/order-states", paid).await.expect(202);
+    counts("flashgate_reconciliation_mismatches_total", 0.0).await;
+    let run = child
+        .post("/admin/reconciliation/run", json!({"kind": "order_state"}))
+        .await;
+    assert!(run.status < 300, "{run:?}");
+    counts("flashgate_reconciliation_mismatches_total", 1.0).await;
+    child.stop().await;
 }

@@ -154,6 +154,9 @@ async fn the_verb_style_is_the_same_calls() {
     );
     let verb = json!({"orderId": "o3", "skuId": "a", "qty": 1, "userId": "u2"});
     let second = post(&whole, "/api/inventory/reserve", &[], &verb).await;
+    let late = json!({"orderId": "o4", "skuId": "a", "qty": 1, "userId": "u3"});
+    let late = post(&whole, "/api/inventory/reserve", &[], &late).await;
+    assert_eq!(late.problem(), (409, "INSUFFICIENT_STOCK".into()));
     let released = json!({"reservationId": second.id(), "reason": "dear", "idemKey": "r1"});
     let heard = post(&whole, "/api/inventory/release", &[], &released).await;
     assert_eq!((heard.status, &heard.body()["status"]), (200, &json!("RELEASED")));

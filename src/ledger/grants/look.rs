@@ -6,7 +6,7 @@ use crate::domain::lane::{Epoch, LaneNo};
 use crate::ledger::{Ledger, LedgerError};
 
 /// A grant that waits to be delivered.
-#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Clone, Debug, PartialEq, sqlx::FromRow)]
 pub struct NumberedGrant {
     /// Its row.
     pub grant_id: i64,
@@ -16,6 +16,8 @@ pub struct NumberedGrant {
     pub sale_no: i32,
     /// [`Grant::pack`](crate::domain::grant::Grant::pack) of it.
     pub body: Vec<u8>,
+    /// For how long it has waited, in s.
+    pub waits_s: f64,
 }
 
 /// A grant whose delivery is not durable.
@@ -88,7 +90,9 @@ impl Ledger {
     pub async fn undelivered(&self, lane: LaneNo, above: i64, max: i64) -> Result<Vec<NumberedGrant>, LedgerError> {
         Ok(sqlx::query_as(
             "-- grants.undelivered
-             SELECT grant_id, grant_no, sale_no, body FROM lane_grant WHERE lane = $1 AND grant_no > $2
+             SELECT grant_id, grant_no, sale_no, body,
+                 extract(epoch FROM clock_timestamp() - created_at)::float8 AS waits_s
+             FROM lane_grant WHERE lane = $1 AND grant_no > $2
              ORDER BY grant_no LIMIT $3",
         )
         .bind(lane.to_i16())

@@ -3,7 +3,7 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::door::Told;
+use crate::support::door::{Buy, Told};
 use crate::support::gateway::Whole;
 
 fn adjustment(delta: i64, reason: &str) -> Value {
@@ -138,6 +138,13 @@ async fn stock_reads_as_the_contract_says() {
         (&short["available"], &short["reserved"], &short["sold"]),
         (&json!(90), &json!(0), &json!(0))
     );
+    let changed: String = sqlx::query_scalar(
+        "SELECT to_char(max(updated_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') FROM inventory_balance",
+    )
+    .fetch_one(&whole.pool)
+    .await
+    .expect("reads");
+    assert_eq!(short["updatedAt"], changed);
     whole
         .put("/admin/skus/new", json!({"display": "exact"}))
         .await
@@ -166,6 +173,10 @@ async fn a_catalogue_write_is_checked_field_by_field() {
         body[field] = value;
         body
     };
+    for kind in ["warehouse", "store", "fulfillment_center", "region", "seller_location"] {
+        let told = whole.put("/admin/locations/wh3", place("kind", json!(kind))).await;
+        assert_eq!(told.expect(200)["kind"], kind);
+    }
     for (field, value) in [
         ("latitude", json!(91)),
         ("longitude", json!(-180.5)),
@@ -208,7 +219,7 @@ async fn a_catalogue_write_is_checked_field_by_field() {
 
 /// Whoever needs units of it lowers it first.
 #[tokio::test(flavor = "multi_thread")]
-async fn safety_stock_is_neither_put_on_sale_nor_sent_elsewhere() {
+async fn safety_stock_is_neither_reserved_nor_put_on_sale_nor_sent_elsewhere() {
     let whole = Whole::open().await;
     let place = json!({"name": "Another", "kind": "store", "region": "eu", "active": true});
     whole.put("/admin/locations/wh2", place).await.expect(200);
@@ -222,6 +233,27 @@ async fn safety_stock_is_neither_put_on_sale_nor_sent_elsewhere() {
         let said = (&told.body["available"], &told.body["safetyStock"]);
         assert_eq!(said, (&json!(available), &json!(10)), "{told:?}");
     };
+    // Neither a line nor a cart has it.
+    let told = whole.reserve(&Buy::of("o1").units(91)).await;
+    assert_eq!(
+        (told.problem(), &told.body["available"]),
+        ((409, "INSUFFICIENT_STOCK"), &json!(90))
+    );
+    whole
+        .put("/admin/skus/cold", json!({"display": "exact"}))
+        .await
+        .expect(200);
+    let line = |sku: &str, units: i64| json!({"skuId": sku, "locationId": "wh1", "quantity": units});
+    whole.receive("cold", 1).await;
+    let cart = json!({"orderId": "o1", "lines": [line("hot", 91), line("cold", 1)]});
+    let told = whole.shop("/api/inventory/reservations", cart).await;
+    assert_eq!(
+        (told.problem(), &told.body["lines"][0]["available"]),
+        ((409, "INSUFFICIENT_STOCK"), &json!(90))
+    );
+    let all = whole.reserve(&Buy::of("o1").units(90)).await.expect(201);
+    let id = all["reservationId"].as_str().expect("an id");
+    whole.release(id).await.expect(200);
     let sale = |units: i64| json!({"saleId": "s", "skuId": "hot", "locationId": "wh1", "allocation": units});
     refused(&whole.post("/admin/sales", sale(91)).await, 90);
     whole.post("/admin/sales", sale(80)).await.expect(201);

@@ -191,6 +191,7 @@ async fn a_ledger_that_fell_back_redoes_the_endings_it_had_delivered() {
             buyer: format!("o:{order}"),
         }
         .pack(),
+        waits_s: 0.0,
     };
     let next = lane.road.grant_no + 1;
     let ends = [end(a, next, "a", 2), end(b, next + 1, "b", 3)];
@@ -246,6 +247,7 @@ async fn a_ledger_that_forgot_a_number_refuses_nobody() {
         grant_no: lane.road.grant_no + 1,
         sale_no: sale.no,
         body: grant.pack(),
+        waits_s: 0.0,
     };
     let ended = lane.road.deliver(&[numbered]);
     let second = lane.road.reserve(sale.no, vec![slip(&sale, "b", 2)]);
