@@ -6,6 +6,8 @@ use chrono::{DateTime, Utc};
 use flashgate::domain::balance::Balance;
 use serde_json::{Value, json};
 
+use super::choice::Open;
+
 /// Everything that one sequence has done.
 #[derive(Debug)]
 pub(super) struct Book {
@@ -16,6 +18,8 @@ pub(super) struct Book {
     pub(super) safety: Vec<i64>,
     /// Every SKU at every location.
     pub(super) items: Vec<Stock>,
+    /// The location that is closed, if one is.
+    pub(super) closed: Option<usize>,
     pub(super) sales: usize,
     pub(super) reservations: Vec<Reservation>,
     /// Every request to reserve, also those that were refused.
@@ -71,12 +75,15 @@ pub(super) struct Sale {
     pub(super) committed: i64,
 }
 
-/// A request to reserve; its items stand in order, each once.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A request to reserve.
+#[derive(Clone, Debug)]
 pub(super) struct Request {
     pub(super) order: String,
     pub(super) user: Option<String>,
     pub(super) key: Option<String>,
+    /// What it asks for where it leaves locations to the gateway.
+    pub(super) open: Option<Open>,
+    /// Its items in order, each once; of one that leaves locations open, those that it comes to.
     pub(super) lines: Vec<(usize, i64)>,
 }
 
@@ -154,9 +161,22 @@ pub(super) enum Verdict {
     Refused(u16, &'static str),
 }
 
-const NOT_LIVE: Verdict = Verdict::Refused(409, "SALE_NOT_LIVE");
+/// Locations; each is preferred to those after it.
+pub(super) const PLACES: usize = 3;
+const SKUS: usize = 3;
+
+pub(super) const NOT_LIVE: Verdict = Verdict::Refused(409, "SALE_NOT_LIVE");
 const HELD: Verdict = Verdict::Refused(409, "ORDER_ALREADY_RESERVED");
-const SHORT: Verdict = Verdict::Refused(409, "INSUFFICIENT_STOCK");
+pub(super) const SHORT: Verdict = Verdict::Refused(409, "INSUFFICIENT_STOCK");
+
+impl Request {
+    /// Whether a key that named the one names the other.
+    fn is_same(&self, other: &Request) -> bool {
+        let named = |of: &Request| of.open.is_none().then(|| of.lines.clone());
+        (&self.order, &self.user, &self.key, &self.open) == (&other.order, &other.user, &other.key, &other.open)
+            && named(self) == named(other)
+    }
+}
 
 impl Status {
     pub(super) fn as_str(self) -> &'static str {
@@ -265,11 +285,11 @@ impl Stock {
 
 impl Book {
     pub(super) fn new(name: &str) -> Book {
-        let names = |what: &str| -> Vec<String> { (0..2).map(|n| format!("{name}-{what}{n}")).collect() };
-        let (skus, locations) = (names("s"), names("l"));
+        let names = |what: &str, count: usize| (0..count).map(|n| format!("{name}-{what}{n}")).collect::<Vec<_>>();
+        let (skus, locations) = (names("s", SKUS), names("l", PLACES));
         let item = |n: usize| Stock {
-            sku: n / 2,
-            location: n % 2,
+            sku: n / PLACES,
+            location: n % PLACES,
             is: Balance::default(),
             apart: false,
             sale: None,
@@ -282,6 +302,7 @@ impl Book {
             items: (0..skus.len() * locations.len()).map(item).collect(),
             skus,
             locations,
+            closed: None,
             sales: 0,
             reservations: Vec::new(),
             asked: Vec::new(),
@@ -358,8 +379,18 @@ impl Book {
             .sum()
     }
 
-    /// What may come of a request. Several, where the item's lane can't know what the ledger does.
-    pub(super) fn judge(&self, request: &Request) -> Vec<Verdict> {
+    /// What may come of a request, whose open locations are found. Several, where the item's lane can't know what the
+    /// ledger does.
+    pub(super) fn judge(&self, request: &mut Request) -> Vec<Verdict> {
+        if let Some(open) = &request.open {
+            if let Some((_, verdict)) = self.against_key(request) {
+                return vec![verdict];
+            }
+            request.lines = match self.locate(request, open) {
+                Ok(lines) => lines,
+                Err(refusals) => return refusals,
+            };
+        }
         match &request.lines[..] {
             [(item, units)] => self.judge_line(request, *item, *units),
             _ => self.judge_cart(request),
@@ -372,7 +403,8 @@ impl Book {
             Some(key) => self.keys.get(key).copied(),
             None => self.reservations.iter().position(|held| {
                 let first = &held.request;
-                let line = |of: &Request| (of.lines.len() == 1).then(|| of.lines[0].0);
+                // An order that leaves locations open is asked for by nobody else.
+                let line = |of: &Request| (of.open.is_none() && of.lines.len() == 1).then(|| of.lines[0].0);
                 held.status.holds()
                     && first.key.is_none()
                     && (&first.order, line(first)) == (&request.order, line(request))
@@ -382,7 +414,7 @@ impl Book {
 
     fn against_key(&self, request: &Request) -> Option<(usize, Verdict)> {
         let first = self.first(request)?;
-        let verdict = if self.reservations[first].request == *request {
+        let verdict = if self.reservations[first].request.is_same(request) {
             Verdict::Replay(first)
         } else {
             Verdict::Refused(422, "IDEMPOTENCY_KEY_REUSED")
@@ -426,7 +458,7 @@ impl Book {
     }
 
     /// What the lane of the item's live sale says to a request whose key it does not know.
-    fn judge_lane(&self, request: &Request, item: usize, units: i64) -> Verdict {
+    pub(super) fn judge_lane(&self, request: &Request, item: usize, units: i64) -> Verdict {
         let stock = &self.items[item];
         let Some(sale) = &stock.sale else { return NOT_LIVE };
         if sale.limit.is_some() && request.user.is_none() {
@@ -448,7 +480,7 @@ impl Book {
         Verdict::Take
     }
 
-    fn judge_cart(&self, request: &Request) -> Vec<Verdict> {
+    pub(super) fn judge_cart(&self, request: &Request) -> Vec<Verdict> {
         if let Some((_, verdict)) = self.against_key(request) {
             return vec![verdict];
         }

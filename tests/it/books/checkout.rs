@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Play;
 use super::book::{Request, Status, Verdict};
+use super::choice::Wish;
 use crate::support::door::{Told, until};
 
 const RESERVATIONS: &str = "/api/inventory/reservations";
@@ -30,8 +31,11 @@ impl Play {
     /// Mostly a new one; sometimes one that was sent before, or one that contradicts it.
     fn request(&mut self, lines: Vec<(usize, i64)>) -> Request {
         let dice = self.random.random_range(0..100);
-        if let Some(before) = self.any_of(self.book.asked.len()).filter(|_| dice < 30) {
-            let mut request = self.book.asked[before].clone();
+        let named: Vec<usize> = (0..self.book.asked.len())
+            .filter(|at| self.book.asked[*at].open.is_none())
+            .collect();
+        if let Some(before) = self.any_of(named.len()).filter(|_| dice < 30) {
+            let mut request = self.book.asked[named[before]].clone();
             match dice {
                 0..14 => {}
                 14..22 => request.lines[0].1 += 1,
@@ -46,6 +50,7 @@ impl Play {
             order: self.fresh("o"),
             user,
             key,
+            open: None,
             lines,
         }
     }
@@ -54,8 +59,8 @@ impl Play {
         (count > 0).then(|| self.random.random_range(0..count))
     }
 
-    async fn reserve(&mut self, request: Request) {
-        let verdicts = self.book.judge(&request);
+    pub(super) async fn reserve(&mut self, mut request: Request) {
+        let verdicts = self.book.judge(&mut request);
         let (told, again) = self.send(&request).await;
         self.note(format!(
             "{request:?} may come to {verdicts:?}: {} {}",
@@ -95,11 +100,26 @@ impl Play {
         json!({"skuId": self.book.sku(item), "locationId": self.book.location(item), "quantity": units})
     }
 
+    fn wish(&self, wish: &Wish) -> Value {
+        match wish.item {
+            Some(item) => self.line(item, wish.units),
+            None => json!({"skuId": self.book.skus[wish.sku], "quantity": wish.units}),
+        }
+    }
+
     /// Sends it until it is durable or refused.
     async fn send(&self, request: &Request) -> (Told, bool) {
-        let mut body = match &request.lines[..] {
-            [(item, units)] => self.line(*item, *units),
-            lines => json!({"lines": lines.iter().rev().map(|(item, units)| self.line(*item, *units))
+        let mut body = match (&request.open, &request.lines[..]) {
+            (Some(open), _) => {
+                let mut body = match &open.wishes[..] {
+                    [wish] => self.wish(wish),
+                    wishes => json!({"lines": wishes.iter().map(|wish| self.wish(wish)).collect::<Vec<Value>>()}),
+                };
+                body["allowSplit"] = json!(open.split);
+                body
+            }
+            (None, [(item, units)]) => self.line(*item, *units),
+            (None, lines) => json!({"lines": lines.iter().rev().map(|(item, units)| self.line(*item, *units))
                 .collect::<Vec<Value>>()}),
         };
         body["orderId"] = json!(request.order);
@@ -126,6 +146,14 @@ impl Play {
 
     /// What a refusal says of the stock is so.
     fn see_refusal(&self, request: &Request, told: &Told) {
+        if let Some(open) = &request.open {
+            if let ((_, "INSUFFICIENT_STOCK"), [wish]) = (told.problem(), &open.wishes[..]) {
+                let (together, most) = self.book.offered(wish.sku);
+                let expected = if open.split { together } else { most };
+                assert_eq!(told.body["available"], expected, "{told:?}");
+            }
+            return;
+        }
         let free = |item: usize| {
             let stock = &self.book.items[item];
             let off_sale = stock.free().max(0);
@@ -249,7 +277,10 @@ impl Play {
         };
         let id = self.book.reservations[at].id.clone();
         let before = self.door.reservation(&id).await.expect(200);
-        let body = json!({"ttlSeconds": self.random.random_range(1..5_000)});
+        let mut body = json!({"ttlSeconds": self.random.random_range(1..5_000)});
+        if self.chance(30) {
+            body["reason"] = json!("payment_started");
+        }
         let path = format!("{RESERVATIONS}/{id}/extend");
         let (told, _) = self.insist(async || self.door.shop(&path, body.clone()).await).await;
         self.note(format!("extend {id} {body}: {} {}", told.status, told.body));

@@ -7,6 +7,7 @@
 mod book;
 mod check;
 mod checkout;
+mod choice;
 mod crowd;
 mod movements;
 mod orders;
@@ -22,7 +23,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
 
-use self::book::Book;
+use self::book::{Book, PLACES};
 use crate::support::door::{Door, PATIENCE, Told};
 use crate::support::gateway::{Whole, migrate};
 use crate::support::servers::shared;
@@ -93,10 +94,8 @@ impl Play {
 
     /// Locations, SKUs, and units of each at each.
     async fn stock_up(&mut self) {
-        let place = json!({"name": "A place", "kind": "warehouse", "region": "eu", "active": true});
-        for location in self.book.locations.clone() {
-            let path = format!("/admin/locations/{location}");
-            self.door.put(&path, place.clone()).await.expect(200);
+        for place in 0..PLACES {
+            self.put_place(place, true).await;
         }
         for sku in self.book.skus.clone() {
             let path = format!("/admin/skus/{sku}");
@@ -108,9 +107,16 @@ impl Play {
         self.check().await;
     }
 
+    async fn put_place(&self, place: usize, active: bool) {
+        let path = format!("/admin/locations/{}", self.book.locations[place]);
+        let body = json!({"name": "A place", "kind": "warehouse", "region": "eu", "priority": PLACES - place,
+                          "active": active});
+        self.door.put(&path, body).await.expect(200);
+    }
+
     async fn step(&mut self) {
         self.book.step += 1;
-        match self.random.random_range(0..133) {
+        match self.random.random_range(0..153) {
             0..26 => self.reserve_line().await,
             26..38 => self.reserve_cart().await,
             38..50 => self.commit().await,
@@ -131,7 +137,9 @@ impl Play {
             107..111 => self.decide().await,
             111..114 => self.keep_back().await,
             114..117 => self.hear().await,
-            _ => self.steer().await,
+            117..133 => self.steer().await,
+            133..149 => self.reserve_anywhere().await,
+            _ => self.shut().await,
         }
     }
 
