@@ -238,36 +238,43 @@ async fn a_hundred_toggles_between_the_engines_refuse_nobody() {
     one.stop().await;
 }
 
+/// So many buyers, one after the other through either gateway; what they got.
+async fn all_served(doors: [&Door; 2], round: usize, buyers: usize, between: Duration) -> Vec<String> {
+    let asks = (0..buyers).map(|n| async move {
+        tokio::time::sleep(between * u32::try_from(n).expect("few")).await;
+        let told = doors[n % 2].insist(&Buy::of(&format!("o{round}-{n}"))).await;
+        assert!(matches!(told.status, 201 | 202), "{told:?}");
+        told.id()
+    });
+    join_all(asks).await
+}
+
+async fn all_released(door: &Door, made: Vec<String>) {
+    for id in made {
+        until("a durable reservation", async || {
+            (door.release(&id).await.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
 /// As many buyers as the sale has units, all of them asking while it begins: whoever does not meet the ledger before it
 /// finds his unit in a lane, though it is on its way there still.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_refused_while_a_start_sends_the_units_out() {
     let (one, other) = two().await;
-    one.receive("hot", 24).await;
+    // However many are served before it, the sale finds its units.
+    one.receive("hot", 32).await;
     for round in 0..10 {
         let sale = format!("s{round}");
         // At once: while it waited, its units would be nobody's.
         let now = json!({"buckets": 2, "startsAt": "2020-01-01T00:00:00.000Z"});
-        let start = resell(&one, &sale, "hot", 16, now);
-        let asks = (0..16).map(|n| {
-            let door = if n % 2 == 0 { &one } else { &other };
-            async move {
-                tokio::time::sleep(Duration::from_millis(n * 5)).await;
-                let told = door.insist(&Buy::of(&format!("o{round}-{n}"))).await;
-                assert!(matches!(told.status, 201 | 202), "{told:?}");
-                told.id()
-            }
-        });
-        let ((), made) = tokio::join!(start, join_all(asks));
-        for id in made {
-            until("a durable reservation", async || {
-                (one.release(&id).await.status == 200).then_some(())
-            })
-            .await;
-        }
+        let asks = all_served([&one, &other], round, 16, Duration::from_millis(5));
+        let ((), made) = tokio::join!(resell(&one, &sale, "hot", 16, now), asks);
+        all_released(&one, made).await;
         one.act(&sale, "stop").await.expect(200);
         until("the units", async || {
-            (stock(&one, "hot").await == (24, 0, 0)).then_some(())
+            (stock(&one, "hot").await == (32, 0, 0)).then_some(())
         })
         .await;
     }
@@ -285,24 +292,11 @@ async fn nobody_is_refused_while_a_stop_brings_the_units_home() {
         let sale = format!("s{round}");
         resell(&one, &sale, "hot", 24, json!({"buckets": 2})).await;
         let stop = async { one.act(&sale, "stop").await.expect(200) };
-        let asks = (0..24).map(|n| {
-            let door = if n % 2 == 0 { &one } else { &other };
-            async move {
-                tokio::time::sleep(Duration::from_millis(n * 7)).await;
-                let told = door.insist(&Buy::of(&format!("o{round}-{n}"))).await;
-                assert!(matches!(told.status, 201 | 202), "{told:?}");
-                told.id()
-            }
-        });
-        let (_, made) = tokio::join!(stop, join_all(asks));
+        let asks = all_served([&one, &other], round, 24, Duration::from_millis(7));
+        let (_, made) = tokio::join!(stop, asks);
         let late = other.insist(&Buy::of("late")).await;
         assert_eq!(late.problem(), (409, "INSUFFICIENT_STOCK"), "they had all there was");
-        for id in made {
-            until("a durable reservation", async || {
-                (one.release(&id).await.status == 200).then_some(())
-            })
-            .await;
-        }
+        all_released(&one, made).await;
         until("the units", async || {
             (stock(&one, "hot").await == (24, 0, 0)).then_some(())
         })
