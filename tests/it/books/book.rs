@@ -18,8 +18,8 @@ pub(super) struct Book {
     pub(super) safety: Vec<i64>,
     /// Every SKU at every location.
     pub(super) items: Vec<Stock>,
-    /// The location that is closed, if one is.
-    pub(super) closed: Option<usize>,
+    /// Of each location, whether it is closed.
+    pub(super) closed: [bool; PLACES],
     pub(super) sales: usize,
     pub(super) reservations: Vec<Reservation>,
     /// Every request to reserve, also those that were refused.
@@ -100,6 +100,8 @@ pub(super) struct Reservation {
     pub(super) id: String,
     pub(super) request: Request,
     pub(super) status: Status,
+    /// Its payment has begun.
+    pub(super) pays: bool,
     pub(super) lines: Vec<Line>,
 }
 
@@ -161,22 +163,13 @@ pub(super) enum Verdict {
     Refused(u16, &'static str),
 }
 
-/// Locations; each is preferred to those after it.
+/// Locations; each is preferred to those before it, so that the order of their ids, in which equal ones stand, is another.
 pub(super) const PLACES: usize = 3;
 const SKUS: usize = 3;
 
 pub(super) const NOT_LIVE: Verdict = Verdict::Refused(409, "SALE_NOT_LIVE");
-const HELD: Verdict = Verdict::Refused(409, "ORDER_ALREADY_RESERVED");
+pub(super) const HELD: Verdict = Verdict::Refused(409, "ORDER_ALREADY_RESERVED");
 pub(super) const SHORT: Verdict = Verdict::Refused(409, "INSUFFICIENT_STOCK");
-
-impl Request {
-    /// Whether a key that named the one names the other.
-    fn is_same(&self, other: &Request) -> bool {
-        let named = |of: &Request| of.open.is_none().then(|| of.lines.clone());
-        (&self.order, &self.user, &self.key, &self.open) == (&other.order, &other.user, &other.key, &other.open)
-            && named(self) == named(other)
-    }
-}
 
 impl Status {
     pub(super) fn as_str(self) -> &'static str {
@@ -302,7 +295,7 @@ impl Book {
             items: (0..skus.len() * locations.len()).map(item).collect(),
             skus,
             locations,
-            closed: None,
+            closed: [false; PLACES],
             sales: 0,
             reservations: Vec::new(),
             asked: Vec::new(),
@@ -395,31 +388,6 @@ impl Book {
             [(item, units)] => self.judge_line(request, *item, *units),
             _ => self.judge_cart(request),
         }
-    }
-
-    /// Whom the request's key names.
-    fn first(&self, request: &Request) -> Option<usize> {
-        match &request.key {
-            Some(key) => self.keys.get(key).copied(),
-            None => self.reservations.iter().position(|held| {
-                let first = &held.request;
-                // An order that leaves locations open is asked for by nobody else.
-                let line = |of: &Request| (of.open.is_none() && of.lines.len() == 1).then(|| of.lines[0].0);
-                held.status.holds()
-                    && first.key.is_none()
-                    && (&first.order, line(first)) == (&request.order, line(request))
-            }),
-        }
-    }
-
-    fn against_key(&self, request: &Request) -> Option<(usize, Verdict)> {
-        let first = self.first(request)?;
-        let verdict = if self.reservations[first].request.is_same(request) {
-            Verdict::Replay(first)
-        } else {
-            Verdict::Refused(422, "IDEMPOTENCY_KEY_REUSED")
-        };
-        Some((first, verdict))
     }
 
     fn judge_line(&self, request: &Request, item: usize, units: i64) -> Vec<Verdict> {
@@ -531,6 +499,7 @@ impl Book {
             id,
             request,
             status: Status::Reserved,
+            pays: false,
             lines,
         });
     }

@@ -2,15 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use rand::Rng;
 use serde_json::{Value, json};
 
 use super::Play;
 use super::book::{Request, Status, Verdict};
-use super::choice::Wish;
+use super::choice::{Open, Wish};
 use crate::support::door::{Told, until};
 
 const RESERVATIONS: &str = "/api/inventory/reservations";
+/// Longest hold, and how much longer where a payment has begun; as the settings have it.
+const HOLD_MAX: TimeDelta = TimeDelta::hours(1);
+const PAYMENT_GRACE: TimeDelta = TimeDelta::minutes(5);
+
+fn instant(of: &Value) -> DateTime<Utc> {
+    serde_json::from_value(of.clone()).expect("an instant")
+}
 
 impl Play {
     pub(super) async fn reserve_line(&mut self) {
@@ -147,12 +155,7 @@ impl Play {
     /// What a refusal says of the stock is so.
     fn see_refusal(&self, request: &Request, told: &Told) {
         if let Some(open) = &request.open {
-            if let ((_, "INSUFFICIENT_STOCK"), [wish]) = (told.problem(), &open.wishes[..]) {
-                let (together, most) = self.book.offered(wish.sku);
-                let expected = if open.split { together } else { most };
-                assert_eq!(told.body["available"], expected, "{told:?}");
-            }
-            return;
+            return self.see_open_refusal(open, told);
         }
         let free = |item: usize| {
             let stock = &self.book.items[item];
@@ -180,6 +183,25 @@ impl Play {
             ((_, "SALE_NOT_LIVE"), [(item, _)]) => {
                 let state = self.book.items[*item].state().map(super::book::State::as_str);
                 assert_eq!(told.body["state"].as_str(), state, "{told:?}");
+            }
+            _ => {}
+        }
+    }
+
+    fn see_open_refusal(&self, open: &Open, told: &Told) {
+        match (told.problem(), &open.wishes[..]) {
+            ((_, "INSUFFICIENT_STOCK"), [wish]) => {
+                let (together, most) = self.book.offered(wish.sku);
+                let expected = if open.split { together } else { most };
+                assert_eq!(told.body["available"], expected, "{told:?}");
+            }
+            ((_, "INSUFFICIENT_STOCK"), _) => {
+                for line in told.body["lines"].as_array().expect("lines that failed") {
+                    let units = |name: &str| line[name].as_i64().unwrap_or_else(|| panic!("{name} in {told:?}"));
+                    if line["code"] == "INSUFFICIENT_STOCK" {
+                        assert!(units("available") < units("quantity"), "{told:?}");
+                    }
+                }
             }
             _ => {}
         }
@@ -275,10 +297,19 @@ impl Play {
         let Some(at) = self.any_reservation(Status::Reserved) else {
             return;
         };
+        // Twice, for a payment that has begun has its grace ever after.
+        for _ in 0..2 {
+            self.extend_once(at).await;
+        }
+    }
+
+    async fn extend_once(&mut self, at: usize) {
         let id = self.book.reservations[at].id.clone();
         let before = self.door.reservation(&id).await.expect(200);
-        let mut body = json!({"ttlSeconds": self.random.random_range(1..5_000)});
-        if self.chance(30) {
+        let ttl_s = self.random.random_range(1..5_000);
+        let mut body = json!({"ttlSeconds": ttl_s});
+        let pays = self.chance(30);
+        if pays {
             body["reason"] = json!("payment_started");
         }
         let path = format!("{RESERVATIONS}/{id}/extend");
@@ -287,18 +318,32 @@ impl Play {
         let code = match self.book.reservations[at].status {
             Status::Reserved if self.book.stands_still(at) => "SALE_FROZEN",
             Status::Reserved => {
+                let held = &mut self.book.reservations[at];
+                held.pays |= pays;
+                let hold = HOLD_MAX + if held.pays { PAYMENT_GRACE } else { TimeDelta::zero() };
                 let told = told.expect(200);
-                let at = |of: &Value, name: &str| -> chrono::DateTime<chrono::Utc> {
-                    serde_json::from_value(of[name].clone()).expect("an instant")
-                };
-                assert!(at(&told, "expiresAt") >= at(&before, "expiresAt"), "{before} {told}");
-                return;
+                let asked = instant(&told["updatedAt"]) + TimeDelta::seconds(ttl_s);
+                let longest = self.made_at(&id).await + hold;
+                let expected = asked.min(longest).max(instant(&before["expiresAt"]));
+                return assert_eq!(instant(&told["expiresAt"]), expected, "{before} {told}");
             }
             Status::Committed => "RESERVATION_COMMITTED",
             Status::Released => "RESERVATION_RELEASED",
             Status::Expired => "RESERVATION_EXPIRED",
         };
         assert_eq!(told.problem(), (409, code));
+    }
+
+    /// When a reservation was made, of a cart its last part: each counts from its own.
+    async fn made_at(&self, id: &str) -> DateTime<Utc> {
+        let last: DateTime<Utc> = sqlx::query_scalar(
+            "SELECT max(created_at) FROM inventory_reservation WHERE coalesce(cart_id, reservation_id) = $1",
+        )
+        .bind(super::check::uuid(id))
+        .fetch_one(&self.door.pool)
+        .await
+        .expect("reads");
+        last.trunc_subsecs(3)
     }
 
     /// Moves a reservation's clock.

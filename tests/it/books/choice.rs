@@ -1,11 +1,15 @@
 //! Requests that leave the location to the gateway: the book chooses among what it knows, and so must the gateway.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use rand::Rng;
 
 use super::Play;
-use super::book::{Book, NOT_LIVE, PLACES, Request, SHORT, State, Verdict};
+use super::book::{Book, HELD, NOT_LIVE, PLACES, Request, SHORT, State, Verdict};
+
+/// How long a gateway goes to a SKU's only place without looking for others.
+const ONLY_PLACE_FOR: Duration = Duration::from_secs(1);
 
 /// What a request asks for that leaves locations open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +31,7 @@ impl Book {
     /// The items of a SKU that may be chosen, the best first.
     fn places(&self, sku: usize) -> impl Iterator<Item = usize> + '_ {
         let items = (sku * PLACES)..(sku + 1) * PLACES;
-        items.filter(|item| Some(self.items[*item].location) != self.closed)
+        items.rev().filter(|item| !self.closed[self.items[*item].location])
     }
 
     /// What an item has to sell; none while its sale waits.
@@ -88,18 +92,23 @@ impl Book {
         request: &Request,
         needs: &BTreeMap<usize, i64>,
     ) -> Result<Vec<(usize, i64)>, Vec<Verdict>> {
+        let places: Vec<usize> = self.places(wish.sku).collect();
+        // Where there is no choice, it is as if the caller had named it.
+        if let [only] = places[..] {
+            return Ok(vec![(only, wish.units)]);
+        }
         let free = |item: usize| Some(self.sells(item)? - needs.get(&item).unwrap_or(&0));
         let has = |item: &usize| free(*item).is_some_and(|units| units >= wish.units);
-        if let Some(best) = self.places(wish.sku).find(has) {
+        if let Some(best) = places.iter().copied().find(has) {
             return Ok(vec![(best, wish.units)]);
         }
         // Only its lanes know whether a sale has more than is seen, and what else they say is told.
-        let on_sale = self
-            .places(wish.sku)
-            .filter(|item| self.items[*item].state() == Some(State::Live));
+        let on_sale = places
+            .iter()
+            .filter(|item| self.items[**item].state() == Some(State::Live));
         let mut refusals: Vec<Verdict> = on_sale
-            .map(|item| self.judge_lane(request, item, wish.units))
-            .filter(|verdict| !matches!(verdict, Verdict::Take | &SHORT))
+            .map(|item| self.refused_in_lane(request, *item, wish.units))
+            .filter(|verdict| *verdict != SHORT)
             .collect();
         if is_alone && !refusals.is_empty() {
             refusals.truncate(1);
@@ -108,7 +117,7 @@ impl Book {
         if split {
             let mut missing = wish.units;
             let mut shares = Vec::new();
-            for item in self.places(wish.sku) {
+            for item in places.iter().copied() {
                 let share = free(item).unwrap_or(0).clamp(0, missing);
                 missing -= share;
                 shares.extend((share > 0).then_some((item, share)));
@@ -117,9 +126,18 @@ impl Book {
                 return Ok(shares);
             }
         }
-        let waits = self.places(wish.sku).all(|item| self.sells(item).is_none());
+        let waits = !places.is_empty() && places.iter().all(|item| self.sells(*item).is_none());
         refusals.push(if waits { NOT_LIVE } else { SHORT });
         Err(refusals)
+    }
+
+    /// What is told where the item's live sale has too few: first what the order has of it from before the sale.
+    fn refused_in_lane(&self, request: &Request, item: usize, units: i64) -> Verdict {
+        match self.judge_lane(request, item, units) {
+            verdict @ Verdict::Refused(400, _) => verdict,
+            _ if self.holder(&request.order, item).is_some() => HELD,
+            verdict => verdict,
+        }
     }
 }
 
@@ -131,50 +149,62 @@ impl Play {
 
     /// Mostly a new one; sometimes one that was sent before, or one that contradicts it.
     fn open_request(&mut self) -> Request {
-        let before: Vec<usize> = (0..self.book.asked.len())
-            .filter(|at| self.book.asked[*at].open.is_some())
-            .collect();
-        if !before.is_empty() && self.chance(25) {
+        let open = self.open();
+        let dice = self.random.random_range(0..100);
+        let is_open = |at: &usize| dice >= 31 || self.book.asked[*at].open.is_some();
+        let before: Vec<usize> = (0..self.book.asked.len()).filter(is_open).collect();
+        if dice < 36 && !before.is_empty() {
             let at = before[self.random.random_range(0..before.len())];
             let mut request = self.book.asked[at].clone();
-            if self.chance(30)
-                && let Some(open) = &mut request.open
-            {
-                open.wishes[0].units += 1;
+            match (dice, &mut request.open) {
+                (0..16, _) => {}
+                (16..20, Some(open)) => open.wishes[0].units += 1,
+                (20..23, Some(open)) => open.split = !open.split,
+                (23..31, _) => request.key = Some(self.fresh("k")),
+                _ => request.open = Some(open),
             }
             return request;
         }
-        let mut wishes = BTreeMap::new();
-        let sku = self.random.random_range(0..self.book.skus.len());
-        wishes.insert((sku, None), self.random.random_range(1..=12));
-        while self.chance(40) {
-            let item = self.any_item();
-            let named = self.chance(50).then_some(item);
-            wishes.insert((self.book.items[item].sku, named), self.random.random_range(1..=3));
-        }
-        let wish = |((sku, item), units)| Wish { sku, item, units };
         Request {
             order: self.fresh("o"),
             user: self.chance(75).then(|| format!("u{}", self.random.random_range(0..3))),
             key: self.chance(50).then(|| self.fresh("k")),
-            open: Some(Open {
-                wishes: wishes.into_iter().map(wish).collect(),
-                split: self.chance(50),
-            }),
+            open: Some(open),
             lines: Vec::new(),
         }
     }
 
-    /// A location is closed for a while.
-    pub(super) async fn shut(&mut self) {
-        let closed = match self.book.closed {
-            Some(_) => None,
-            None => Some(self.random.random_range(0..PLACES)),
-        };
-        for place in closed.iter().chain(&self.book.closed) {
-            self.put_place(*place, Some(*place) != closed).await;
+    fn open(&mut self) -> Open {
+        let mut wishes = BTreeMap::new();
+        let sku = self.random.random_range(0..self.book.skus.len());
+        wishes.insert((sku, None), self.random.random_range(1..=12));
+        while self.chance(40) {
+            // What is asked for here the other lines can't have.
+            let same = self
+                .chance(50)
+                .then(|| sku * PLACES + self.random.random_range(0..PLACES));
+            let item = same.unwrap_or_else(|| self.any_item());
+            let named = self.chance(50).then_some(item);
+            wishes.insert((self.book.items[item].sku, named), self.random.random_range(1..=5));
         }
-        self.note(format!("closed is {closed:?}"));
-        self.book.closed = closed;
+        let wish = |((sku, item), units)| Wish { sku, item, units };
+        Open {
+            wishes: wishes.into_iter().map(wish).collect(),
+            split: self.chance(50),
+        }
+    }
+
+    /// A location closes, or opens again.
+    pub(super) async fn shut(&mut self) {
+        let place = self.random.random_range(0..PLACES);
+        let was_only = self.book.closed.iter().filter(|closed| !**closed).count() == 1;
+        let closes = !self.book.closed[place];
+        self.put_place(place, !closes).await;
+        self.note(format!("place {place} is closed: {closes}"));
+        self.book.closed[place] = closes;
+        // Where there is no choice, gateways remember the only place for so long.
+        if was_only {
+            tokio::time::sleep(ONLY_PLACE_FOR).await;
+        }
     }
 }

@@ -12,6 +12,7 @@ mod crowd;
 mod movements;
 mod orders;
 mod people;
+mod repeat;
 mod sales;
 
 use std::env;
@@ -109,14 +110,14 @@ impl Play {
 
     async fn put_place(&self, place: usize, active: bool) {
         let path = format!("/admin/locations/{}", self.book.locations[place]);
-        let body = json!({"name": "A place", "kind": "warehouse", "region": "eu", "priority": PLACES - place,
+        let body = json!({"name": "A place", "kind": "warehouse", "region": "eu", "priority": place,
                           "active": active});
         self.door.put(&path, body).await.expect(200);
     }
 
     async fn step(&mut self) {
         self.book.step += 1;
-        match self.random.random_range(0..153) {
+        match self.random.random_range(0..157) {
             0..26 => self.reserve_line().await,
             26..38 => self.reserve_cart().await,
             38..50 => self.commit().await,

@@ -167,7 +167,7 @@ impl Play {
                           "fromLocationId": self.book.location(from), "toLocationId": self.book.location(to)});
         let (told, _) = self.post_as("ann", TRANSFERS, &body).await;
         self.note(format!("transfer {body}: {} {}", told.status, told.body));
-        if self.book.closed == Some(self.book.items[to].location) {
+        if self.book.closed[self.book.items[to].location] {
             return assert_eq!(told.problem(), (409, "LOCATION_INACTIVE"));
         }
         if units > self.book.items[from].free() {
