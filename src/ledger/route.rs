@@ -1,6 +1,6 @@
 //! Where a request to reserve goes: which item, and which sale of it.
 //!
-//! Where the caller names no location, a SKU's only active one is taken; among several the gateway chooses. Whether a
+//! Where the caller names no location, a SKU's only one is taken; among several, closed ones too, the gateway chooses. Whether a
 //! sale sells now is for its lane to say.
 
 use super::sale_row::{SaleRow, sale_columns};
@@ -73,15 +73,18 @@ impl Ledger {
     }
 
     async fn only_location(&self, sku: &Sku) -> Result<Option<LocationId>, LedgerError> {
-        let places: Vec<String> = sqlx::query_scalar(
-            "-- route.places: two are enough to know that there are several
-             SELECT location_id FROM inventory_balance b JOIN location l USING (location_id)
-             WHERE b.sku_id = $1 AND l.active LIMIT 2",
+        let places: Vec<(String, bool)> = sqlx::query_as(
+            "-- route.places: two are enough to know that there are several. One that is closed counts: what a request got
+             -- there before is found where there is a choice
+             SELECT location_id, l.active FROM inventory_balance b JOIN location l USING (location_id)
+             WHERE b.sku_id = $1 LIMIT 2",
         )
         .bind(sku.as_str())
         .fetch_all(&self.pool)
         .await?;
-        let [only] = places.as_slice() else { return Ok(None) };
+        let [(only, true)] = places.as_slice() else {
+            return Ok(None);
+        };
         LocationId::try_from(only.as_str())
             .map(Some)
             .map_err(|e| LedgerError::Broken(format!("location {only:?} {e}")))

@@ -248,3 +248,41 @@ async fn a_place_that_can_not_answer_is_passed_over() {
     whole.settled().await;
     whole.stop().await;
 }
+
+/// Also where the place that served it is closed by then, and the only other one refuses.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_found_wherever_it_was_served() {
+    let whole = Whole::empty().await;
+    let door: &Door = &whole;
+    place(door, "wh1", json!({})).await;
+    place(door, "wh2", json!({"priority": 5})).await;
+    receive(door, "a", "wh1", 1).await;
+    receive(door, "a", "wh2", 5).await;
+    resell(door, "s", "a", 1, json!({})).await;
+    whole.settled().await;
+    let wanted = json!({"quantity": 3, "idemKey": "k"});
+    let first = anywhere(door, "o1", "a", wanted.clone()).await;
+    assert_eq!(at(&first), (201, "wh2".into()), "{}", first.text);
+    place(door, "wh2", json!({"active": false})).await;
+    let again = anywhere(door, "o1", "a", wanted).await;
+    assert_eq!((again.replayed(), again.id()), (true, first.id()), "{}", again.text);
+    let other = anywhere(door, "o1", "a", json!({"quantity": 2, "idemKey": "k"})).await;
+    assert_eq!(other.problem(), (422, "IDEMPOTENCY_KEY_REUSED".into()));
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_cart_takes_itself_is_not_available_to_its_other_lines() {
+    let whole = Whole::empty().await;
+    let door: &Door = &whole;
+    for (location, units) in [("wh1", 4), ("wh2", 1)] {
+        place(door, location, json!({})).await;
+        receive(door, "a", location, units).await;
+    }
+    let lines = json!([{"skuId": "a", "locationId": "wh1", "quantity": 3}, {"skuId": "a", "quantity": 3}]);
+    let heard = reserve(door, &[], &json!({"orderId": "o1", "lines": lines})).await;
+    assert_eq!(heard.problem(), (409, "INSUFFICIENT_STOCK".into()));
+    assert_eq!(heard.body()["lines"][0]["available"], 1, "{}", heard.text);
+    whole.stop().await;
+}

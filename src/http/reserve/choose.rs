@@ -115,6 +115,8 @@ pub(super) async fn take(
     if asked.allow_split && places.len() > 1 {
         return cart::take(gateway, asked, std::slice::from_ref(wish), started).await;
     }
+    let unasked = few.iter().filter(|place| !may_have_more(place));
+    let most = unasked.map(|place| place.served.free()).fold(most, i64::max);
     Err(unanswered.unwrap_or_else(|| none_has(&places, most)))
 }
 
@@ -131,8 +133,8 @@ pub(super) fn available(problem: &Problem) -> i64 {
         .unwrap_or(0)
 }
 
-/// Why none of these places serves; those that were asked had at most `asked_had`.
-pub(super) fn none_has(places: &[Place], asked_had: i64) -> Problem {
+/// Why none of these places serves, which have at most so many units for it.
+pub(super) fn none_has(places: &[Place], most: i64) -> Problem {
     let waiting = places.iter().find_map(|place| match place.served {
         Served::NotLive(state, starts_at) => Some((state, starts_at)),
         _ => None,
@@ -141,10 +143,6 @@ pub(super) fn none_has(places: &[Place], asked_had: i64) -> Problem {
         Some((state, starts_at)) if places.iter().all(|place| matches!(place.served, Served::NotLive(..))) => {
             not_live(state, starts_at)
         }
-        _ => {
-            let few = places.iter().filter(|place| !may_have_more(place));
-            let unasked = few.map(|place| place.served.free()).max().unwrap_or(0);
-            settle::insufficient(asked_had.max(unasked))
-        }
+        _ => settle::insufficient(most),
     }
 }
