@@ -1,15 +1,11 @@
 //! Requests that leave the location to the gateway: the book chooses among what it knows, and so must the gateway.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use rand::Rng;
 
 use super::Play;
 use super::book::{Book, HELD, NOT_LIVE, PLACES, Request, SHORT, State, Verdict};
-
-/// How long a gateway goes to a SKU's only place without looking for others.
-const ONLY_PLACE_FOR: Duration = Duration::from_secs(1);
 
 /// What a request asks for that leaves locations open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,10 +89,6 @@ impl Book {
         needs: &BTreeMap<usize, i64>,
     ) -> Result<Vec<(usize, i64)>, Vec<Verdict>> {
         let places: Vec<usize> = self.places(wish.sku).collect();
-        // Where there is no choice, it is as if the caller had named it.
-        if let [only] = places[..] {
-            return Ok(vec![(only, wish.units)]);
-        }
         let free = |item: usize| Some(self.sells(item)? - needs.get(&item).unwrap_or(&0));
         let has = |item: &usize| free(*item).is_some_and(|units| units >= wish.units);
         if let Some(best) = places.iter().copied().find(has) {
@@ -197,14 +189,9 @@ impl Play {
     /// A location closes, or opens again.
     pub(super) async fn shut(&mut self) {
         let place = self.random.random_range(0..PLACES);
-        let was_only = self.book.closed.iter().filter(|closed| !**closed).count() == 1;
         let closes = !self.book.closed[place];
         self.put_place(place, !closes).await;
         self.note(format!("place {place} is closed: {closes}"));
         self.book.closed[place] = closes;
-        // Where there is no choice, gateways remember the only place for so long.
-        if was_only {
-            tokio::time::sleep(ONLY_PLACE_FOR).await;
-        }
     }
 }
