@@ -212,17 +212,18 @@ async fn prove(
 /// Deletes keys of requests made before `before`, but for those whose reservation is open or changed since.
 async fn purge_keys(connection: &mut Connection, before: DateTime<Utc>) -> Result<u64, LedgerError> {
     Ok(sqlx::query(
-        "-- key.purge: derived keys must outlive their open reservation, and a commit by as long as any key is kept
+        "-- key.purge: derived keys must outlive their open reservation, and a commit by as long as any key is kept. Of cold
+         -- days, which may be hundreds, those are asked in which something can have changed since: see key.earlier
          DELETE FROM inventory_key WHERE key_hash = ANY (ARRAY(
              SELECT k.key_hash FROM inventory_key k WHERE k.created_at < $1
                  AND NOT EXISTS (SELECT FROM inventory_reservation r WHERE r.reservation_id = k.subject_id
                                  AND (r.status = 'RESERVED' OR r.updated_at >= $1))
                  AND NOT EXISTS (SELECT FROM inventory_reservation_cold r WHERE r.reservation_id = k.subject_id
-                                 AND r.updated_at >= $1)
+                                 AND r.created_at > now() - interval '45 days' AND r.updated_at >= $1)
                  AND NOT EXISTS (SELECT FROM inventory_reservation r WHERE r.cart_id = k.subject_id
                                  AND (r.status = 'RESERVED' OR r.updated_at >= $1))
                  AND NOT EXISTS (SELECT FROM inventory_reservation_cold r WHERE r.cart_id = k.subject_id
-                                 AND r.updated_at >= $1)
+                                 AND r.created_at > now() - interval '45 days' AND r.updated_at >= $1)
              LIMIT $2 FOR UPDATE SKIP LOCKED))",
     )
     .bind(before)
