@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::domain::id::{IdError, Item, LocationId, SaleId, Sku};
-use crate::domain::sale::{RedisDown, SaleAction};
+use crate::domain::sale::{RedisDown, SaleAction, SaleState};
 use crate::flash::Health;
 use crate::http::Gateway;
 use crate::ledger::LedgerError;
@@ -45,13 +45,14 @@ pub(super) async fn run(
         "\nflashgate is ready: http://{listen} (checkout, reading) and http://{admin} (stock, admin, /metrics)"
     )?;
     if wanted {
-        load(gateway).await?;
+        let state = load(gateway).await?;
         let json = "-H 'Content-Type: application/json'";
         let pick = r#"sed -E 's/.*"reservationId":"([^"]+)".*/\1/'"#;
         let buy = r#"{"orderId":"order-'$RANDOM'","skuId":"demo-hot","locationId":"wh1","quantity":1,"userId":"user-'$RANDOM'"}"#;
         writeln!(
             out,
-            "The sale \"demo\" of the SKU demo-hot is live. Reserve, pay, read:\n"
+            "The sale \"demo\" of the SKU demo-hot is {}. Reserve, pay, read:\n",
+            state.as_str()
         )?;
         writeln!(
             out,
@@ -77,16 +78,26 @@ fn is_open(gateway: &Gateway) -> bool {
     })
 }
 
-async fn load(gateway: &Gateway) -> Result<(), DemoError> {
+/// The state of the demo's sale, which is live where this has just loaded it. A load that was cut short is taken up.
+async fn load(gateway: &Gateway) -> Result<SaleState, DemoError> {
     let ledger = &gateway.ledger;
     let id = SaleId::try_from("demo")?;
-    if ledger.sale(&id).await?.is_some() {
-        return Ok(());
-    }
     let by = By {
         operator: Some("demo".to_owned()),
         trace: None,
     };
+    match ledger.sale(&id).await? {
+        None => create(gateway, &id, &by).await?,
+        Some(sale) if sale.state == SaleState::Draft => {}
+        Some(sale) => return Ok(sale.state),
+    }
+    ledger.act(&id, SaleAction::Start, &by, None).await?;
+    in_force(gateway, &id).await?;
+    Ok(SaleState::Live)
+}
+
+async fn create(gateway: &Gateway, id: &SaleId, by: &By) -> Result<(), DemoError> {
+    let ledger = &gateway.ledger;
     let item = Item {
         sku: Sku::try_from("demo-hot")?,
         location: LocationId::try_from("wh1")?,
@@ -112,7 +123,7 @@ async fn load(gateway: &Gateway) -> Result<(), DemoError> {
         low_stock_threshold: None,
         safety_stock: 0,
     };
-    ledger.put_sku(&sku, &by, None).await?;
+    ledger.put_sku(&sku, by, None).await?;
     let received = Adjust {
         item: item.clone(),
         delta: STOCK,
@@ -121,7 +132,7 @@ async fn load(gateway: &Gateway) -> Result<(), DemoError> {
         note: None,
         key: None,
     };
-    ledger.adjust(&received, &by).await?;
+    ledger.adjust(&received, by).await?;
     let sale = NewSale {
         id: id.clone(),
         item,
@@ -138,9 +149,8 @@ async fn load(gateway: &Gateway) -> Result<(), DemoError> {
         undurable_max: None,
         ack_wait_ms: 1_000,
     };
-    ledger.create_sale(&sale, &by, None).await?;
-    ledger.act(&id, SaleAction::Start, &by, None).await?;
-    in_force(gateway, &id).await
+    ledger.create_sale(&sale, by, None).await?;
+    Ok(())
 }
 
 /// Waits until the sale's lanes have its units.

@@ -1,6 +1,7 @@
 //! The embedded servers: they come up, stay up, carry on, and leave nothing behind.
 
 mod data;
+mod demo;
 mod look;
 
 use std::env;
