@@ -176,6 +176,14 @@ impl Ledger {
                 Claim::Replay(_) => return replay(&mut tx, &new.id).await,
             }
         }
+        // What is wrong with the request itself comes before what it meets.
+        if ends_too_early(&mut tx, new.starts_at, new.ends_at).await? {
+            return Ok(Created::EndsTooEarly);
+        }
+        let lanes = match choose_lanes(&mut tx, new.buckets).await? {
+            Ok(lanes) => lanes,
+            Err(lanes) => return Ok(Created::TooManyBuckets { lanes }),
+        };
         if !sku_is_known(&mut tx, &new.item.sku).await? {
             return Ok(Created::UnknownSku);
         }
@@ -183,10 +191,6 @@ impl Ledger {
             return Ok(Created::UnknownLocation);
         }
         ensure_balance(&mut tx, &new.item, by).await?;
-        let lanes = match choose_lanes(&mut tx, new.buckets).await? {
-            Ok(lanes) => lanes,
-            Err(lanes) => return Ok(Created::TooManyBuckets { lanes }),
-        };
         let mut made = match insert(&mut tx, new, lanes).await {
             Ok(made) => made,
             Err(e) if e.is_constraint("sale_id_is_unique") || e.is_constraint("sale_one_per_item") => {
@@ -200,11 +204,7 @@ impl Ledger {
         }
         post(&mut tx, &[escrow_movement(&made.sale, new.allocation, "escrowed", by)]).await?;
         let mut grants = Vec::new();
-        let due = read_due(&mut tx, made.sale.no).await?;
-        if due.ends_too_early {
-            return Ok(Created::EndsTooEarly);
-        }
-        if due.starts {
+        if starts_now(&mut tx, made.sale.no).await? {
             grants = enter(&mut tx, &mut made, SaleState::Live, by).await?;
         }
         tx.commit().await?;
@@ -351,20 +351,26 @@ async fn insert(tx: &mut Connection, new: &NewSale, (sale_no, lanes): (i32, Vec<
     row.read()
 }
 
-#[derive(sqlx::FromRow)]
-pub(super) struct Due {
-    /// Its start is past.
-    pub(super) starts: bool,
-    /// Its end is past, or not after its start.
-    pub(super) ends_too_early: bool,
+/// Whether a sale would end before now, or before it starts.
+pub(super) async fn ends_too_early(
+    tx: &mut Connection,
+    starts_at: Option<Millis>,
+    ends_at: Option<Millis>,
+) -> Result<bool, LedgerError> {
+    Ok(sqlx::query_scalar(
+        "-- sale.ends_too_early
+         SELECT coalesce($2 <= greatest($1, clock_timestamp()), false)",
+    )
+    .bind(starts_at.map(Millis::to_utc))
+    .bind(ends_at.map(Millis::to_utc))
+    .fetch_one(tx)
+    .await?)
 }
 
-pub(super) async fn read_due(tx: &mut Connection, sale_no: i32) -> Result<Due, LedgerError> {
-    Ok(sqlx::query_as(
-        "-- sale.read_due
-         SELECT coalesce(starts_at <= clock_timestamp(), false) AS starts,
-             coalesce(ends_at <= greatest(starts_at, clock_timestamp()), false) AS ends_too_early
-         FROM sale WHERE sale_no = $1",
+async fn starts_now(tx: &mut Connection, sale_no: i32) -> Result<bool, LedgerError> {
+    Ok(sqlx::query_scalar(
+        "-- sale.starts_now
+         SELECT coalesce(starts_at <= clock_timestamp(), false) FROM sale WHERE sale_no = $1",
     )
     .bind(sale_no)
     .fetch_one(tx)

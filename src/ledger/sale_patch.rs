@@ -13,7 +13,7 @@ use super::once::{By, Claim, Key, claim};
 use super::post::post;
 use super::recall::{grant_first, recalls};
 use super::retry::retried;
-use super::sale::{Acted, escrow_movement, lock_sale, read_due};
+use super::sale::{Acted, ends_too_early, escrow_movement, lock_sale};
 use super::sale_life::{grant, in_motion, is_opened, set_recalled, spread, tell_lanes};
 use super::{Ledger, LedgerError};
 use crate::domain::balance::Balance;
@@ -107,12 +107,16 @@ impl Ledger {
         let (mut sale, recalled) = (kept.sale, kept.recalled);
         let replayed = claimed != Claim::New;
         if !replayed {
-            if sale.state == SaleState::Ended {
-                return Ok(Patched::Invalid(sale.state));
+            // Before any unit moves, and before those that live lanes have are called back.
+            if ends_too_early(&mut tx, sale.starts_at, patch.ends_at.flatten()).await? {
+                return Ok(Patched::EndsTooEarly);
             }
             let before = sale.clone();
             if let Some(refused) = patch.apply(&mut sale) {
                 return Ok(refused);
+            }
+            if sale.state == SaleState::Ended {
+                return Ok(Patched::Invalid(sale.state));
             }
             let added = sale.allocation - before.allocation;
             let moved = match added {
@@ -124,9 +128,6 @@ impl Ledger {
                 return Ok(refused);
             }
             store(&mut tx, &sale).await?;
-            if matches!(patch.ends_at, Some(Some(_))) && read_due(&mut tx, sale.no).await?.ends_too_early {
-                return Ok(Patched::EndsTooEarly);
-            }
             // What only gateways follow travels too: the number that the lane gives it tells them to read it anew.
             let followed = |sale: &Sale| (sale.settings(), sale.ack_wait_ms, sale.redis_down_rate);
             if is_opened(&sale) && followed(&before) != followed(&sale) {

@@ -238,6 +238,33 @@ async fn a_sale_is_checked_field_by_field() {
     );
     whole.post(SALES, sale("s", 10)).await.expect(201);
     assert_eq!(whole.post(SALES, sale("s", 10)).await.problem(), (409, "SALE_EXISTS"));
+    // What is wrong with the request comes before what it meets.
+    let past = json!("2020-01-01T00:00:00Z");
+    for (field, value) in [("endsAt", past.clone()), ("buckets", json!(LANES + 1))] {
+        for (other, meets) in [
+            ("skuId", json!("cold")),
+            ("saleId", json!("s")),
+            ("allocation", json!(101)),
+        ] {
+            let mut body = with(field, value.clone());
+            body[other] = meets;
+            let told = whole.post(SALES, body).await;
+            assert_eq!(
+                (told.problem(), &told.body["field"]),
+                ((400, "INVALID_REQUEST"), &json!(field)),
+                "{other}"
+            );
+        }
+    }
+    for allocation in [5, 1_000] {
+        let told = whole
+            .patch("/admin/sales/s", json!({"allocation": allocation, "endsAt": past}))
+            .await;
+        assert_eq!(
+            (told.problem(), &told.body["field"]),
+            ((400, "INVALID_REQUEST"), &json!("endsAt"))
+        );
+    }
     for (field, value) in [
         ("holdSeconds", json!(3601)),
         ("allocation", json!(null)),
