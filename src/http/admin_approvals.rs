@@ -10,7 +10,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::Gateway;
-use super::author::{Author, answer, counted_since, promised};
+use super::author::{Author, answer, counted_since, key_reused, promised};
 use super::call_back::CallsBack;
 use super::code::Code;
 use super::json::{Json, OptionalJson};
@@ -66,7 +66,7 @@ struct ApprovalsQuery {
 }
 
 /// What the second person says about it.
-#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct DecisionBody {
     /// Kept with the approval.
@@ -204,10 +204,11 @@ async fn approve(
     OptionalJson(body): OptionalJson<DecisionBody>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let note = body.note.as_ref().map(Text::as_str);
+    let key = author.key("approve", &id.to_string(), &body)?;
+    let by = author.resolution(body.note.as_ref().map(Text::as_str), key.as_ref());
     let mut calls = CallsBack::begin();
     loop {
-        return match gateway.ledger.approve(id, &author.operator, note).await? {
+        return match gateway.ledger.approve(id, by).await? {
             Decided::Approved {
                 approval,
                 adjustment,
@@ -230,6 +231,7 @@ async fn approve(
             }
             Decided::Counted(_, counted_at) => Err(counted_since(counted_at)),
             Decided::Insufficient(approval, found) => Err(promised(-approval.delta, &found)),
+            Decided::KeyReused => Err(key_reused()),
             Decided::SamePerson => Err(same_person(&author)),
             Decided::Unknown => Err(unknown(&id.to_string())),
             Decided::Closed(approval) => Err(closed(&approval)),
@@ -252,8 +254,9 @@ async fn reject_approval(
     OptionalJson(body): OptionalJson<DecisionBody>,
 ) -> Result<Response, Problem> {
     let id = parse(&id)?;
-    let note = body.note.as_ref().map(Text::as_str);
-    match gateway.ledger.reject(id, &author.operator, note).await? {
+    let key = author.key("reject", &id.to_string(), &body)?;
+    let by = author.resolution(body.note.as_ref().map(Text::as_str), key.as_ref());
+    match gateway.ledger.reject(id, by).await? {
         Decided::Rejected { approval, replayed } => {
             if !replayed {
                 log(&author, &approval);
@@ -261,6 +264,7 @@ async fn reject_approval(
             }
             Ok(answer(Json(ApprovalBody::from(approval)), replayed))
         }
+        Decided::KeyReused => Err(key_reused()),
         Decided::Closed(approval) => Err(closed(&approval)),
         _ => Err(unknown(&id.to_string())),
     }

@@ -11,7 +11,7 @@ use utoipa_axum::routes;
 
 use super::Gateway;
 use super::admin_sales::{IN_FORCE_MAX, late};
-use super::author::{Author, answer};
+use super::author::{Author, answer, key_reused};
 use super::code::Code;
 use super::json::{Json, OptionalJson};
 use super::params::{Path, Query};
@@ -41,7 +41,7 @@ struct ListQuery {
 }
 
 /// What the operator says about it.
-#[derive(Default, Deserialize, utoipa::ToSchema)]
+#[derive(Default, Deserialize, Serialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct Note {
     /// Kept with the case.
@@ -137,7 +137,7 @@ async fn list_cases(
 }
 
 /// Takes the units anew under the old id.
-#[utoipa::path(post, path = "/admin/quarantine/{id}/replay", tag = "Admin", request_body = Note,
+#[utoipa::path(post, path = "/admin/quarantine/{id}/replay", tag = "Admin", request_body = Option<Note>,
     params(("id" = i64, Path)), responses(
         (status = 200, description = "It is reserved again, now or before", body = DoneBody),
         (status = 404, description = "`NOT_FOUND`"),
@@ -150,12 +150,9 @@ async fn replay(
     author: Author,
     OptionalJson(body): OptionalJson<Note>,
 ) -> Result<Response, Problem> {
-    let note = body.note.map(Text::into_string);
-    let reservation = match gateway
-        .ledger
-        .quarantine_replay(id, &author.operator, note.as_deref())
-        .await?
-    {
+    let key = author.key("quarantine replay", &id.to_string(), &body)?;
+    let by = author.resolution(body.note.as_ref().map(Text::as_str), key.as_ref());
+    let reservation = match gateway.ledger.quarantine_replay(id, by).await? {
         Replay::Asked { ticket, reservation } => {
             let deadline = Instant::now() + IN_FORCE_MAX;
             if !taken_back(&gateway.ledger, &gateway.flash, &[ticket], deadline).await? {
@@ -166,6 +163,7 @@ async fn replay(
             }
             gateway.ledger.reservation(reservation).await?
         }
+        Replay::KeyReused => return Err(key_reused()),
         Replay::Before => return Ok(done(id, "replayed", true)),
         Replay::Unknown => return Err(unknown(id)),
         Replay::NotWaiting => return Err(closed(id)),
@@ -183,7 +181,7 @@ async fn replay(
 }
 
 /// Closes a case: the reservation stays rejected.
-#[utoipa::path(post, path = "/admin/quarantine/{id}/reject", tag = "Admin", request_body = Note,
+#[utoipa::path(post, path = "/admin/quarantine/{id}/reject", tag = "Admin", request_body = Option<Note>,
     params(("id" = i64, Path)), responses(
         (status = 200, description = "It is closed, now or before", body = DoneBody),
         (status = 404, description = "`NOT_FOUND`"),
@@ -195,16 +193,14 @@ async fn reject(
     author: Author,
     OptionalJson(body): OptionalJson<Note>,
 ) -> Result<Response, Problem> {
-    let note = body.note.map(Text::into_string);
-    match gateway
-        .ledger
-        .quarantine_reject(id, &author.operator, note.as_deref())
-        .await?
-    {
+    let key = author.key("quarantine reject", &id.to_string(), &body)?;
+    let by = author.resolution(body.note.as_ref().map(Text::as_str), key.as_ref());
+    match gateway.ledger.quarantine_reject(id, by).await? {
         Rejection::Done => {
             tracing::info!(trace = %author.trace, operator = author.operator, case = id, "an operator rejected a case");
             Ok(done(id, "rejected", false))
         }
+        Rejection::KeyReused => Err(key_reused()),
         Rejection::Before => Ok(done(id, "rejected", true)),
         Rejection::Unknown => Err(unknown(id)),
         Rejection::NotWaiting => Err(closed(id)),

@@ -13,7 +13,7 @@ use crate::domain::balance::Balance;
 use crate::domain::key::{Fingerprint, KeyHash};
 use crate::domain::time::Millis;
 use crate::domain::trace::TraceId;
-use crate::ledger::once::{By, Key};
+use crate::ledger::once::{By, Key, Resolution};
 
 /// The person behind a write, its trace, and its key.
 #[derive(Clone, Debug)]
@@ -42,6 +42,15 @@ impl Author {
         By {
             operator: Some(self.operator.clone()),
             trace: Some(self.trace),
+        }
+    }
+
+    /// What the person decides, with a note, under a key.
+    pub(super) fn resolution<'a>(&'a self, note: Option<&'a str>, key: Option<&'a Key>) -> Resolution<'a> {
+        Resolution {
+            person: &self.operator,
+            note,
+            key,
         }
     }
 

@@ -28,6 +28,37 @@ pub struct By {
     pub trace: Option<TraceId>,
 }
 
+/// What a person decides about something that waits: an approval, or a case of the quarantine.
+#[derive(Clone, Copy, Debug)]
+pub struct Resolution<'a> {
+    /// Who.
+    pub person: &'a str,
+    /// Kept with it.
+    pub note: Option<&'a str>,
+    /// Of the request.
+    pub key: Option<&'a Key>,
+}
+
+impl<'a> Resolution<'a> {
+    /// By this person, with nothing to say about it.
+    #[must_use]
+    pub fn of(person: &'a str) -> Self {
+        Resolution {
+            person,
+            note: None,
+            key: None,
+        }
+    }
+
+    /// Whether its key is its own. That it was decided so before, what waits tells by itself.
+    pub(super) async fn claim(self, tx: &mut Connection) -> Result<bool, LedgerError> {
+        Ok(match self.key {
+            Some(key) => claim(tx, key, false, Uuid::new_v4()).await? != Claim::Reused,
+            None => true,
+        })
+    }
+}
+
 /// What a claim finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Claim {

@@ -10,6 +10,7 @@ use super::apply::fault;
 use super::connection::Connection;
 use super::endings::GrantTicket;
 use super::grants::{NewGrant, add_grants};
+use super::once::Resolution;
 use super::{Ledger, LedgerError};
 use crate::domain::entry::{RawEntry, Slip};
 use crate::domain::grant::Grant;
@@ -55,6 +56,8 @@ pub struct Quarantined {
 /// What came of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejection {
+    /// The key was sent with another request.
+    KeyReused,
     /// The case is closed.
     Done,
     /// It was rejected before.
@@ -68,6 +71,8 @@ pub enum Rejection {
 /// What came of asking for a replay.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Replay {
+    /// The key was sent with another request.
+    KeyReused,
     /// When this grant is delivered, the reservation is `RESERVED`, or still `REJECTED` where nothing was free.
     Asked {
         /// To wait for.
@@ -160,13 +165,11 @@ impl Ledger {
     ///
     /// # Errors
     /// Postgres can't be asked.
-    pub async fn quarantine_reject(
-        &self,
-        id: i64,
-        operator: &str,
-        note: Option<&str>,
-    ) -> Result<Rejection, LedgerError> {
+    pub async fn quarantine_reject(&self, id: i64, by: Resolution<'_>) -> Result<Rejection, LedgerError> {
         let mut tx = self.begin().await?;
+        if !by.claim(&mut tx).await? {
+            return Ok(Rejection::KeyReused);
+        }
         let case: Option<(String, Option<Uuid>)> = sqlx::query_as(
             "-- quarantine.lock
              SELECT state, reservation_id FROM quarantine WHERE quarantine_id = $1 FOR NO KEY UPDATE",
@@ -189,8 +192,8 @@ impl Ledger {
              WHERE quarantine_id = $1",
         )
         .bind(id)
-        .bind(operator)
-        .bind(note)
+        .bind(by.person)
+        .bind(by.note)
         .execute(&mut *tx)
         .await?;
         tx.commit().await?;
@@ -201,8 +204,11 @@ impl Ledger {
     ///
     /// # Errors
     /// Postgres can't be asked.
-    pub async fn quarantine_replay(&self, id: i64, operator: &str, note: Option<&str>) -> Result<Replay, LedgerError> {
+    pub async fn quarantine_replay(&self, id: i64, by: Resolution<'_>) -> Result<Replay, LedgerError> {
         let mut tx = self.begin().await?;
+        if !by.claim(&mut tx).await? {
+            return Ok(Replay::KeyReused);
+        }
         let case: Option<Waiting> = sqlx::query_as(
             "-- quarantine.lock_for_replay
              SELECT state, lane, sale_no, reservation_id, body FROM quarantine
@@ -233,8 +239,8 @@ impl Ledger {
         }
         sqlx::query("-- quarantine.replay\n UPDATE quarantine SET operator = $2, note = $3 WHERE quarantine_id = $1")
             .bind(id)
-            .bind(operator)
-            .bind(note)
+            .bind(by.person)
+            .bind(by.note)
             .execute(&mut *tx)
             .await?;
         let lane = LaneNo::from_i16(case.lane);

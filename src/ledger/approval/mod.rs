@@ -16,7 +16,7 @@ use self::row::{ApprovalRow, columns, decide, give_keys_back, lock_approval};
 pub(super) use self::row::{read_approval, waiting_undo};
 use super::adjust::{Adjust, Adjustment, CallBack, Refused, carry_out, read_adjustment};
 use super::balance::lock_balance;
-use super::once::By;
+use super::once::{By, Resolution};
 use super::retry::retried;
 use super::sale::lock_sale_of;
 use super::undo::{Undone, take_back};
@@ -91,6 +91,8 @@ pub(super) struct Asked<'a> {
 /// What came of a decision.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decided {
+    /// The key was sent with another request.
+    KeyReused,
     /// It is rejected.
     Rejected {
         /// What was rejected.
@@ -153,11 +155,11 @@ impl Ledger {
     ///
     /// # Errors
     /// The ledger could not find out.
-    pub async fn approve(&self, id: Uuid, person: &str, note: Option<&str>) -> Result<Decided, LedgerError> {
+    pub async fn approve(&self, id: Uuid, by: Resolution<'_>) -> Result<Decided, LedgerError> {
         self.expire_approvals().await?;
-        match retried!(self, self.approve_once(id, person, note, false))? {
+        match retried!(self, self.approve_once(id, by, false))? {
             // The sale is locked before the balance, so it starts over.
-            Decided::SetAside => retried!(self, self.approve_once(id, person, note, true)),
+            Decided::SetAside => retried!(self, self.approve_once(id, by, true)),
             decided => Ok(decided),
         }
     }
@@ -165,11 +167,14 @@ impl Ledger {
     async fn approve_once(
         &self,
         id: Uuid,
-        person: &str,
-        note: Option<&str>,
+        resolution: Resolution<'_>,
         from_sale: bool,
     ) -> Result<Decided, LedgerError> {
+        let Resolution { person, note, .. } = resolution;
         let mut tx = self.begin().await?;
+        if !resolution.claim(&mut tx).await? {
+            return Ok(Decided::KeyReused);
+        }
         let Some(approval) = lock_approval(&mut tx, id).await? else {
             return Ok(Decided::Unknown);
         };
@@ -229,9 +234,12 @@ impl Ledger {
     ///
     /// # Errors
     /// The ledger could not find out.
-    pub async fn reject(&self, id: Uuid, person: &str, note: Option<&str>) -> Result<Decided, LedgerError> {
+    pub async fn reject(&self, id: Uuid, by: Resolution<'_>) -> Result<Decided, LedgerError> {
         self.expire_approvals().await?;
         let mut tx = self.begin().await?;
+        if !by.claim(&mut tx).await? {
+            return Ok(Decided::KeyReused);
+        }
         let Some(approval) = lock_approval(&mut tx, id).await? else {
             return Ok(Decided::Unknown);
         };
@@ -244,7 +252,7 @@ impl Ledger {
         if !approval.is_open() {
             return Ok(Decided::Closed(approval));
         }
-        let approval = decide(&mut tx, id, "REJECTED", person, note).await?;
+        let approval = decide(&mut tx, id, "REJECTED", by.person, by.note).await?;
         give_keys_back(&mut tx, &[id]).await?;
         tx.commit().await?;
         Ok(Decided::Rejected {

@@ -116,11 +116,18 @@ async fn a_reservation_that_cant_be_stored_is_set_aside_alone() {
     assert_eq!(replayed.problem(), (409, "RESERVATION_REJECTED"), "{}", replayed.body);
     gateway.settled().await;
     let note = json!({"note": "the order was made by hand"});
+    let key = [("Idempotency-Key", "k")];
+    let reject = async |note: Value| {
+        gateway
+            .admin_with(Method::POST, &format!("{path}/reject"), note, &key)
+            .await
+    };
     for replayed in [false, true] {
-        let told = gateway.post(&format!("{path}/reject"), note.clone()).await;
+        let told = reject(note.clone()).await;
         assert_eq!(told.replayed, replayed, "{told:?}");
         assert_eq!(told.expect(200)["state"], "rejected");
     }
+    assert_eq!(reject(json!({})).await.problem(), (422, "IDEMPOTENCY_KEY_REUSED"));
     let case = only_case(&gateway).await;
     assert_eq!(
         (&case["state"], &case["note"]),

@@ -6,6 +6,7 @@ use flashgate::domain::outcome::Durability;
 use flashgate::domain::reservation::Cause;
 use flashgate::ledger::LedgerError;
 use flashgate::ledger::apply::{Applied, Done};
+use flashgate::ledger::once::Resolution;
 use flashgate::ledger::quarantine::{Rejection, Replay};
 use flashgate::ledger::recovery::Settled;
 
@@ -149,7 +150,11 @@ async fn what_no_client_could_have_asked_for_is_poison() {
     let first = desk.id(&lane, 0);
     assert!(desk.ledger.reservation(first).await.is_ok());
     let case = desk.count("SELECT min(quarantine_id) FROM quarantine").await;
-    let replay = desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    let replay = desk
+        .ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     assert_eq!(replay, Replay::Refused("the order is no id".into()));
     desk.assert_books_balance().await;
 }
@@ -175,7 +180,11 @@ async fn an_unreadable_slip_gives_back_what_the_counter_lacks() {
     desk.deliver(&mut lane).await;
     assert_eq!((desk.counter(&sale, &lane).await, lane.road.free[&sale.no]), (7, 7));
     let case = desk.count("SELECT quarantine_id FROM quarantine").await;
-    let replay = desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    let replay = desk
+        .ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     assert_eq!(replay, Replay::Unreadable);
     desk.assert_books_balance().await;
 }
@@ -217,18 +226,36 @@ async fn a_replay_takes_the_units_anew_under_the_old_id() {
     let desk = Desk::open().await;
     let (sale, mut lane, case) = one_case(&desk).await;
     let id = desk.id(&lane, 0);
-    let refused = desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    let refused = desk
+        .ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     assert_eq!(refused, Replay::Refused("no_evil".into()));
     desk.run(ALLOW).await;
     let asked = desk
         .ledger
-        .quarantine_replay(case, "ann", Some("fixed"))
+        .quarantine_replay(
+            case,
+            Resolution {
+                note: Some("fixed"),
+                ..Resolution::of("ann")
+            },
+        )
         .await
         .expect("answers");
     assert!(matches!(asked, Replay::Asked { .. }), "{asked:?}");
-    let twice = desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    let twice = desk
+        .ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     assert_eq!(twice, Replay::NotWaiting);
-    let rejected = desk.ledger.quarantine_reject(case, "ann", None).await.expect("answers");
+    let rejected = desk
+        .ledger
+        .quarantine_reject(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     assert_eq!(rejected, Rejection::NotWaiting);
     desk.deliver(&mut lane).await; // the end of the refused one, then the taking
     assert_eq!(desk.status(id).await, "RESERVED");
@@ -236,9 +263,17 @@ async fn a_replay_takes_the_units_anew_under_the_old_id() {
     assert_eq!((reservation.order.as_str(), reservation.lines[0].quantity), ("evil", 2));
     let left = reservation.expires_at.0 - desk.ledger.now().await.expect("a time").0;
     assert!((890_000..=900_000).contains(&left), "{left}");
-    let again = desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    let again = desk
+        .ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     assert_eq!(again, Replay::Before);
-    let rejected = desk.ledger.quarantine_reject(case, "ann", None).await.expect("answers");
+    let rejected = desk
+        .ledger
+        .quarantine_reject(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     assert_eq!(rejected, Rejection::NotWaiting);
     let case = &desk.ledger.quarantined(None, 1).await.expect("reads")[0];
     assert_eq!((case.state.as_str(), case.note.as_deref()), ("replayed", Some("fixed")));
@@ -267,14 +302,20 @@ async fn a_replay_without_units_or_with_a_taken_order_leaves_it_rejected() {
     // Sold out
     desk.reserve(&mut lane, &sale, vec![slip(&sale, "c", 9)]).await;
     let rest = desk.id(&lane, 0);
-    desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    desk.ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     desk.deliver(&mut lane).await;
     assert_eq!(desk.status(id).await, "REJECTED poison");
     // Somebody else has the order by now
     desk.end(crate::support::shop::release(rest)).await;
     desk.deliver(&mut lane).await;
     desk.reserve(&mut lane, &sale, vec![slip(&sale, "evil", 1)]).await;
-    desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    desk.ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     let done = desk.deliver(&mut lane).await.expect("a retake");
     assert_eq!(done.grants_for, [lane.road.lane]);
     assert_eq!(desk.status(id).await, "REJECTED poison");
@@ -283,14 +324,27 @@ async fn a_replay_without_units_or_with_a_taken_order_leaves_it_rejected() {
     assert_eq!((desk.counter(&sale, &lane).await, lane.road.free[&sale.no]), (8, 8));
     let rejected = desk
         .ledger
-        .quarantine_reject(case, "ann", Some("gave up"))
+        .quarantine_reject(
+            case,
+            Resolution {
+                note: Some("gave up"),
+                ..Resolution::of("ann")
+            },
+        )
         .await
         .expect("answers");
     assert_eq!(rejected, Rejection::Done);
-    let again = desk.ledger.quarantine_reject(case, "bob", None).await.expect("answers");
+    let again = desk
+        .ledger
+        .quarantine_reject(case, Resolution::of("bob"))
+        .await
+        .expect("answers");
     assert_eq!(again, Rejection::Before);
     assert_eq!(
-        desk.ledger.quarantine_reject(99, "ann", None).await.expect("answers"),
+        desk.ledger
+            .quarantine_reject(99, Resolution::of("ann"))
+            .await
+            .expect("answers"),
         Rejection::Unknown
     );
     desk.assert_books_balance().await;
@@ -311,7 +365,10 @@ async fn a_replay_takes_no_more_than_its_user_may_have() {
     assert_eq!(desk.reserve(&mut lane, &sale, vec![again]).await.reserved, 1);
     let held = desk.id(&lane, 0);
     desk.run(ALLOW).await;
-    desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    desk.ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     desk.deliver(&mut lane).await;
     assert_eq!(desk.status(id).await, "REJECTED poison");
     desk.deliver(&mut lane).await;
@@ -320,7 +377,10 @@ async fn a_replay_takes_no_more_than_its_user_may_have() {
     // Their allowance heals, and the case still waits.
     desk.end(crate::support::shop::release(held)).await;
     desk.deliver(&mut lane).await;
-    desk.ledger.quarantine_replay(case, "ann", None).await.expect("answers");
+    desk.ledger
+        .quarantine_replay(case, Resolution::of("ann"))
+        .await
+        .expect("answers");
     desk.deliver(&mut lane).await;
     assert_eq!(desk.status(id).await, "RESERVED");
     desk.assert_books_balance().await;
@@ -347,10 +407,10 @@ async fn of_two_who_decide_on_a_case_at_once_only_the_first_does() {
         .execute(&mut *tx)
         .await
         .expect("locks");
-    let replay = desk.ledger.quarantine_replay(case, "ann", None);
+    let replay = desk.ledger.quarantine_replay(case, Resolution::of("ann"));
     let reject = async {
         waiting(1).await;
-        desk.ledger.quarantine_reject(case, "bob", None).await
+        desk.ledger.quarantine_reject(case, Resolution::of("bob")).await
     };
     let unlock = async {
         waiting(2).await;

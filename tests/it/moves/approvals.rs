@@ -46,6 +46,36 @@ async fn people(whole: &Whole, event_id: &Value) -> Value {
     .expect("the event")
 }
 
+/// A key stands for one decision: where it is sent along with another, nothing is decided.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_decides_one_approval() {
+    let (whole, first) = asked().await;
+    let told = post_as(&whole, "ann", ADJUSTMENTS, change(-1_500, "lost", "l2"))
+        .await
+        .expect(202);
+    let second = told["approvalId"].as_str().expect("an id");
+    let bob = [("X-Operator", "bob"), ("Idempotency-Key", "k")];
+    let decide = async |id: &str, action: &str, body: Value| {
+        whole
+            .admin_with(Method::POST, &format!("/admin/approvals/{id}/{action}"), body, &bob)
+            .await
+    };
+    for replayed in [false, true] {
+        let told = decide(&first, "approve", json!({})).await;
+        assert_eq!(told.replayed, replayed, "{told:?}");
+        assert_eq!(told.expect(200)["status"], "APPROVED");
+    }
+    for (id, body) in [(second, json!({})), (&first, json!({"note": "another"}))] {
+        let told = decide(id, "approve", body).await;
+        assert_eq!(told.problem(), (422, "IDEMPOTENCY_KEY_REUSED"));
+    }
+    assert_eq!(on_hand(&whole).await, 3_000);
+    decide(second, "reject", json!({})).await.expect(200);
+    let told = decide(&first, "reject", json!({})).await;
+    assert_eq!(told.problem(), (422, "IDEMPOTENCY_KEY_REUSED"));
+    whole.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_large_change_waits_for_a_second_person_and_is_made_once() {
     let (whole, id) = asked().await;
