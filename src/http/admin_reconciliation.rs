@@ -93,7 +93,7 @@ async fn list_reports(
 }
 
 /// Compares now: all balances with their events, and reservations with the order states that are new.
-#[utoipa::path(post, path = "/admin/reconciliation/run", tag = "Admin", request_body = RunBody,
+#[utoipa::path(post, path = "/admin/reconciliation/run", tag = "Admin", request_body = Option<RunBody>,
     operation_id = "run_reconciliation", responses(
     (status = 200, description = "A report of each comparison", body = ReportsBody),
 ))]

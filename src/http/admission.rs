@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State};
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
+use axum::http::request::Parts;
 use axum::http::{Extensions, Method};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -217,7 +218,7 @@ impl Turn {
     ///
     /// # Errors
     /// 503 `OVERLOADED`.
-    pub(super) fn take(extensions: &Extensions) -> Result<(), Problem> {
+    fn take(extensions: &Extensions) -> Result<(), Problem> {
         let Some(Turn(turn)) = extensions.get::<Turn>() else {
             return Ok(());
         };
@@ -234,6 +235,27 @@ impl Drop for TurnInner {
         if *self.taken.get_mut() {
             self.admission.bound.leave();
         }
+    }
+}
+
+/// Lets in a request with which nothing is wrong.
+///
+/// # Errors
+/// 503 `OVERLOADED`, 429 `RATE_LIMITED`.
+pub(super) fn admit(extensions: &Extensions) -> Result<(), Problem> {
+    Turn::take(extensions)?;
+    Edge::judge(extensions)
+}
+
+/// Lets in a request without a body: a handler's last parameter, after those that say what is wrong with it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Admitted;
+
+impl<S: Sync> FromRequestParts<S> for Admitted {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        admit(&parts.extensions).map(|()| Admitted)
     }
 }
 
@@ -267,11 +289,7 @@ pub(super) async fn layer(State(admission): State<Arc<Admission>>, mut request: 
     if let Some(edge) = &edge {
         request.extensions_mut().insert(edge.clone());
     }
-    let judged = || Turn::take(request.extensions()).and_then(|()| Edge::judge(request.extensions()));
-    let mut response = match has_no_body.then(judged) {
-        Some(Err(problem)) => problem.into_response(),
-        Some(Ok(())) | None => next.run(request).await,
-    };
+    let mut response = next.run(request).await;
     if let Some(edge) = edge {
         edge.tell(response.headers_mut());
     }

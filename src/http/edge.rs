@@ -1,8 +1,7 @@
 //! Edge limits (off by default): requests per second of one client and of all, before Redis is asked.
 //!
-//! A limit is judged after the request was found valid, because 400 wins over 429: bodies call [`Edge::judge`] once
-//! they are parsed, requests without a body are judged by [`super::admission`]. Endings are exempt from the limit of
-//! all: they outrank beginnings.
+//! A limit is judged after the request was found valid, because 400 wins over 429 ([`super::admission::admit`]). Endings
+//! are exempt from the limit of all: they outrank beginnings.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};

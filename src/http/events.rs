@@ -164,7 +164,7 @@ struct UndoBody {
 /// Takes back the adjustment of an event, once, by an event of its own that names it; where so large a change takes two
 /// people, once the second agrees. Asking again gives the first answer. What a sale has set aside and nobody holds is
 /// called back where nothing else is left.
-#[utoipa::path(post, path = "/admin/events/{eventId}/undo", tag = "Admin", request_body = UndoBody,
+#[utoipa::path(post, path = "/admin/events/{eventId}/undo", tag = "Admin", request_body = Option<UndoBody>,
     params(("eventId" = i64, Path)), responses(
         (status = 201, body = AdjustmentBody),
         (status = 202, description = "`PENDING_APPROVAL`: a second person has to agree", body = ApprovalBody),

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
-use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::{Extensions, HeaderMap};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -19,9 +19,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{DeserializeOwned, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
-use super::admission::Turn;
+use super::admission::admit;
 use super::code::Code;
-use super::edge::Edge;
 use super::problem::Problem;
 
 /// Longest body, in bytes: a cart of 100 lines with the longest ids fits twice.
@@ -66,34 +65,72 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
     }
 }
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
+/// A body of which more is to be checked than its type says. It is let in when that is done.
+#[derive(Debug)]
+pub(super) struct Unchecked<B> {
+    body: B,
+    extensions: Extensions,
+}
+
+impl<B> Unchecked<B> {
+    /// What the body is, once nothing is wrong with it and the request was let in.
+    ///
+    /// # Errors
+    /// What is wrong with it; else 503 `OVERLOADED`, 429 `RATE_LIMITED`.
+    pub(super) fn check<T>(self, check: impl FnOnce(B) -> Result<T, Problem>) -> Result<T, Problem> {
+        let checked = check(self.body)?;
+        admit(&self.extensions)?;
+        Ok(checked)
+    }
+}
+
+/// What is read from a body.
+trait Parsed: Sized {
+    fn parsed(headers: &HeaderMap, body: Body) -> impl Future<Output = Result<Self, Problem>> + Send;
+}
+
+impl<T: DeserializeOwned> Parsed for Json<T> {
+    async fn parsed(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
+        check_media_type(headers)?;
+        parse(&read(headers, body).await?).map(Json)
+    }
+}
+
+impl<T: DeserializeOwned + Default> Parsed for OptionalJson<T> {
+    async fn parsed(headers: &HeaderMap, body: Body) -> Result<Self, Problem> {
+        let bytes = read(headers, body).await?;
+        if bytes.is_empty() {
+            return Ok(OptionalJson(T::default()));
+        }
+        check_media_type(headers)?;
+        parse(&bytes).map(OptionalJson)
+    }
+}
+
+impl<B: Parsed, S: Sync> FromRequest<S> for Unchecked<B> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
         let (parts, body) = request.into_parts();
-        check_media_type(&parts.headers)?;
-        let value = parse(&read(&parts.headers, body).await?)?;
-        Turn::take(&parts.extensions)?;
-        Edge::judge(&parts.extensions)?;
-        Ok(Json(value))
+        let body = B::parsed(&parts.headers, body).await?;
+        let extensions = parts.extensions;
+        Ok(Unchecked { body, extensions })
+    }
+}
+
+impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Json<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Unchecked::from_request(request, state).await?.check(Ok)
     }
 }
 
 impl<T: DeserializeOwned + Default, S: Sync> FromRequest<S> for OptionalJson<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, _: &S) -> Result<Self, Problem> {
-        let (parts, body) = request.into_parts();
-        let bytes = read(&parts.headers, body).await?;
-        let value = if bytes.is_empty() {
-            T::default()
-        } else {
-            check_media_type(&parts.headers)?;
-            parse(&bytes)?
-        };
-        Turn::take(&parts.extensions)?;
-        Edge::judge(&parts.extensions)?;
-        Ok(OptionalJson(value))
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        Unchecked::from_request(request, state).await?.check(Ok)
     }
 }
 

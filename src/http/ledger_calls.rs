@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::batch::Batcher;
-use super::reserve::RouteAsk;
 use crate::domain::id::Sku;
 use crate::domain::key::KeyHash;
 use crate::domain::lane::LaneNo;
@@ -13,7 +12,7 @@ use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::ledger::fallback::{FallbackAnswer, FallbackAsk};
 use crate::ledger::lane::LaneRow;
 use crate::ledger::places::Place;
-use crate::ledger::route::Route;
+use crate::ledger::route::{Route, RouteAsk};
 use crate::ledger::{
     EndAnswer, EndAsk, ExtendAnswer, ExtendAsk, KeyFound, Ledger, LedgerError, Pace, TakeAnswer, TakeAsk,
 };
@@ -156,17 +155,14 @@ async fn places_of(ledger: &Ledger, skus: &[Sku]) -> Result<Vec<Vec<Place>>, Led
     Ok(skus.iter().map(of).collect())
 }
 
-/// One read for all who ask for the same item.
+/// Two reads for all.
 async fn routes_of(ledger: &Ledger, asks: &[RouteAsk]) -> Result<Vec<Route>, LedgerError> {
-    let mut known: HashMap<&RouteAsk, Route> = HashMap::new();
-    let mut routes = Vec::with_capacity(asks.len());
-    for ask in asks {
-        let route = match known.get(ask) {
-            Some(route) => route.clone(),
-            None => ledger.route(&ask.sku, ask.location.as_ref()).await?,
-        };
-        known.insert(ask, route.clone());
-        routes.push(route);
-    }
-    Ok(routes)
+    let mut wanted = asks.to_vec();
+    wanted.sort_unstable();
+    wanted.dedup();
+    let found = ledger.routes(&wanted).await?;
+    let known: HashMap<&RouteAsk, &Route> = wanted.iter().zip(&found).collect();
+    let of = |ask: &RouteAsk| known.get(ask).map(|route| Route::clone(route));
+    let told: Option<Vec<Route>> = asks.iter().map(of).collect();
+    told.ok_or_else(|| LedgerError::Broken("a request was not routed".into()))
 }

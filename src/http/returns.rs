@@ -16,7 +16,7 @@ use super::author::{answer, key_reused};
 use super::body::LineBody;
 use super::code::Code;
 use super::idempotency::SentKey;
-use super::json::{Json, Object};
+use super::json::{Json, Object, Unchecked};
 use super::numbers::Whole;
 use super::params::Path;
 use super::problem::Problem;
@@ -140,10 +140,13 @@ async fn give_back(
     Path(id): Path<String>,
     Traced(trace): Traced,
     key: SentKey,
-    Json(body): Json<Return>,
+    body: Unchecked<Json<Return>>,
 ) -> Result<Response, Problem> {
     // What is wrong with the request comes before what its path names.
-    let (units, key) = (body.units()?, key.or_body(None)?);
+    let (body, units, key) = body.check(|Json(body)| {
+        let units = body.units()?;
+        Ok((body, units, key.or_body(None)?))
+    })?;
     let ask = ReturnAsk {
         reservation: parse_id(&id)?,
         units,

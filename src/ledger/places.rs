@@ -100,7 +100,7 @@ impl Ledger {
     /// The ledger could not find out.
     pub async fn parcels_today(&self) -> Result<HashMap<LocationId, i64>, LedgerError> {
         let rows: Vec<(String, i64)> = sqlx::query_as(
-            "-- places.parcels: reads today's partition alone, so it is asked every few seconds at most
+            "-- places.parcels: reads all of today's partition, so it is asked every few seconds at most
              SELECT location_id, count(*) FROM inventory_reservation
              WHERE created_at >= date_trunc('day', now(), 'UTC') AND status IN ('RESERVED', 'COMMITTED')
                  AND location_id IN (SELECT location_id FROM location WHERE daily_capacity IS NOT NULL)

@@ -1,12 +1,23 @@
-//! Where a request to reserve goes: which item, and which sale of it.
+//! Where requests to reserve go: which item, and which sale of it.
 //!
 //! Where the caller names no location, a SKU's only one is taken; among several, closed ones too, the gateway chooses. Whether a
 //! sale sells now is for its lane to say.
 
-use super::sale_row::{SaleRow, sale_columns};
+use std::collections::HashMap;
+
+use super::sale_row::{SaleRow, read_item, sale_columns};
 use super::{Ledger, LedgerError};
 use crate::domain::id::{Item, LocationId, Sku};
 use crate::domain::sale::Sale;
+
+/// What decides where a request goes.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteAsk {
+    /// What is wanted.
+    pub sku: Sku,
+    /// From where, if that matters.
+    pub location: Option<LocationId>,
+}
 
 /// Where a request goes.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,67 +37,82 @@ pub enum Route {
     },
 }
 
+/// Whether there is such a SKU, whether there is such a location, and which one the request is about, if that is plain.
+type Found = (bool, bool, Option<String>);
+
 impl Ledger {
-    /// The item and the sale that a request for `sku`, at `location` or wherever it lies, is about.
+    /// The items and the sales that these requests are about, each at its location or wherever its SKU lies. As many
+    /// requests as there are cost two statements.
     ///
     /// # Errors
     /// The ledger could not find out.
-    pub async fn route(&self, sku: &Sku, location: Option<&LocationId>) -> Result<Route, LedgerError> {
-        let (sku_known, location_known): (bool, bool) = sqlx::query_as(
-            "-- route.known
-             SELECT EXISTS (SELECT 1 FROM sku WHERE sku_id = $1),
-                 $2::text IS NULL OR EXISTS (SELECT 1 FROM location WHERE location_id = $2)",
-        )
-        .bind(sku.as_str())
-        .bind(location.map(LocationId::as_str))
-        .fetch_one(&self.pool)
-        .await?;
-        if !sku_known {
-            return Ok(Route::UnknownSku);
+    pub async fn routes(&self, asks: &[RouteAsk]) -> Result<Vec<Route>, LedgerError> {
+        let mut routes = Vec::with_capacity(asks.len());
+        for (ask, (sku_known, location_known, location)) in asks.iter().zip(self.route_places(asks).await?) {
+            routes.push(match location {
+                _ if !sku_known => Route::UnknownSku,
+                _ if !location_known => Route::UnknownLocation,
+                None => Route::Several,
+                Some(location) => Route::Item {
+                    item: read_item(ask.sku.as_str(), &location)?,
+                    sale: None,
+                },
+            });
         }
-        if !location_known {
-            return Ok(Route::UnknownLocation);
+        let newest = self.newest_sales(&routes).await?;
+        for route in &mut routes {
+            if let Route::Item { item, sale } = route {
+                *sale = newest.get(item).cloned().map(Box::new);
+            }
         }
-        let location = match location {
-            Some(location) => location.clone(),
-            None => match self.only_location(sku).await? {
-                Some(location) => location,
-                None => return Ok(Route::Several),
-            },
-        };
-        let row: Option<SaleRow> = sqlx::query_as(concat!(
-            "-- route.sale: the newest is the one that is not over, if any, for an item has one at a time\nSELECT ",
-            sale_columns!(),
-            " FROM sale s WHERE sku_id = $1 AND location_id = $2 ORDER BY sale_no DESC LIMIT 1"
-        ))
-        .bind(sku.as_str())
-        .bind(location.as_str())
-        .fetch_optional(&self.pool)
-        .await?;
-        Ok(Route::Item {
-            item: Item {
-                sku: sku.clone(),
-                location,
-            },
-            sale: row.map(|row| row.read().map(Box::new)).transpose()?,
-        })
+        Ok(routes)
     }
 
-    async fn only_location(&self, sku: &Sku) -> Result<Option<LocationId>, LedgerError> {
-        let places: Vec<(String, bool)> = sqlx::query_as(
+    async fn route_places(&self, asks: &[RouteAsk]) -> Result<Vec<Found>, LedgerError> {
+        let skus: Vec<&str> = asks.iter().map(|ask| ask.sku.as_str()).collect();
+        let locations: Vec<Option<&str>> = asks
+            .iter()
+            .map(|ask| ask.location.as_ref().map(LocationId::as_str))
+            .collect();
+        Ok(sqlx::query_as(
             "-- route.places: two are enough to know that there are several. One that is closed counts: what a request got
              -- there before is found where there is a choice
-             SELECT location_id, l.active FROM inventory_balance b JOIN location l USING (location_id)
-             WHERE b.sku_id = $1 LIMIT 2",
+             SELECT EXISTS (SELECT 1 FROM sku WHERE sku_id = a.sku_id),
+                 a.location_id IS NULL OR EXISTS (SELECT 1 FROM location WHERE location_id = a.location_id),
+                 coalesce(a.location_id, (
+                     SELECT min(location_id) FROM (
+                         SELECT location_id, l.active FROM inventory_balance b JOIN location l USING (location_id)
+                         WHERE b.sku_id = a.sku_id LIMIT 2) two
+                     HAVING count(*) = 1 AND bool_and(active)))
+             FROM UNNEST($1::text[], $2::text[]) WITH ORDINALITY AS a (sku_id, location_id, place) ORDER BY place",
         )
-        .bind(sku.as_str())
+        .bind(skus)
+        .bind(locations)
+        .fetch_all(&self.pool)
+        .await?)
+    }
+
+    /// An item's newest sale is the one that is not over, if any, for it has one at a time.
+    async fn newest_sales(&self, routes: &[Route]) -> Result<HashMap<Item, Sale>, LedgerError> {
+        let items = || {
+            routes.iter().filter_map(|route| match route {
+                Route::Item { item, .. } => Some(item),
+                _ => None,
+            })
+        };
+        let rows: Vec<SaleRow> = sqlx::query_as(concat!(
+            "-- route.sales\nSELECT ",
+            sale_columns!(),
+            " FROM UNNEST($1::text[], $2::text[]) AS a (sku_id, location_id) CROSS JOIN LATERAL (
+                 SELECT * FROM sale WHERE sku_id = a.sku_id AND location_id = a.location_id
+                 ORDER BY sale_no DESC LIMIT 1) s"
+        ))
+        .bind(items().map(|item| item.sku.as_str()).collect::<Vec<_>>())
+        .bind(items().map(|item| item.location.as_str()).collect::<Vec<_>>())
         .fetch_all(&self.pool)
         .await?;
-        let [(only, true)] = places.as_slice() else {
-            return Ok(None);
-        };
-        LocationId::try_from(only.as_str())
-            .map(Some)
-            .map_err(|e| LedgerError::Broken(format!("location {only:?} {e}")))
+        rows.into_iter()
+            .map(|row| row.read().map(|sale| (sale.item.clone(), sale)))
+            .collect()
     }
 }

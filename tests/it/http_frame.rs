@@ -361,10 +361,62 @@ async fn a_client_past_its_limit_is_told_when_to_come_back() {
         assert_eq!(heard.header("retry-after"), Some("1"));
         assert_eq!(heard.body()["policy"], "client");
     }
-    assert_eq!(
-        served.reserve(&[], "{").await.problem(),
-        (400, "INVALID_REQUEST".into())
-    );
+    // What is wrong with a request comes first, wherever it stands; each path is limited all the same.
+    let by_id = COMMIT.strip_suffix("/commit").expect("it ends so");
+    let (extend, returns) = (format!("{by_id}/extend"), format!("{by_id}/returns"));
+    for (path, good, bad) in [
+        (RESERVATIONS, LINE, &["{", "{}", r#"{"orderId":"o","lines":[]}"#][..]),
+        (
+            "/api/inventory/reserve",
+            r#"{"orderId":"o","skuId":"a","locationId":"b","qty":1}"#,
+            &["{}"],
+        ),
+        (COMMIT, "{}", &[r#"{"idemKey":""}"#]),
+        (
+            "/api/inventory/confirm",
+            r#"{"reservationId":"x"}"#,
+            &[r#"{"reservationId":"x","idemKey":""}"#],
+        ),
+        (
+            "/api/inventory/release",
+            r#"{"reservationId":"x"}"#,
+            &[r#"{"reservationId":"x","idemKey":""}"#],
+        ),
+        (&extend, r#"{"ttlSeconds":60}"#, &[r#"{"ttlSeconds":0}"#]),
+        (
+            &returns,
+            r#"{"returnId":"r","quantity":1,"condition":"sellable"}"#,
+            &[r#"{"returnId":"r","quantity":1,"lines":[],"condition":"sellable"}"#],
+        ),
+    ] {
+        let post = async |body: &str| send(served.at, Method::POST, path, &[JSON], body.to_owned()).await;
+        assert_eq!(post(good).await.problem(), (429, "RATE_LIMITED".into()), "{path}");
+        for body in bad {
+            assert_eq!(
+                post(body).await.problem(),
+                (400, "INVALID_REQUEST".into()),
+                "{path} {body}"
+            );
+        }
+    }
+    for (good, bad) in [
+        ("/api/inventory?skuId=a", "/api/inventory?skuId=a&colour=red"),
+        ("/api/inventory/a", "/api/inventory/a?colour=red"),
+        ("/api/inventory/reserve", "/api/inventory/reserve?colour=red"),
+        ("/api/inventory/availability?skuIds=a", "/api/inventory/availability"),
+        ("/api/orders/o/inventory-status", "/api/orders/%20/inventory-status"),
+        (
+            "/api/read-model/orders/o/inventory-status",
+            "/api/read-model/orders/%20/inventory-status",
+        ),
+        (by_id, ""),
+    ] {
+        let get = async |path: &str| send(served.at, Method::GET, path, &[], "").await.problem();
+        assert_eq!(get(good).await, (429, "RATE_LIMITED".into()), "{good}");
+        if !bad.is_empty() {
+            assert_eq!(get(bad).await, (400, "INVALID_REQUEST".into()), "{bad}");
+        }
+    }
     let health = send(served.at, Method::GET, "/healthz", &[], "").await;
     assert_eq!(health.status, 200, "operations are never limited");
     served.stop().await;

@@ -119,6 +119,42 @@ async fn a_cart_stands_and_ends_as_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cart_names_the_lines_that_its_order_holds_already() {
+    let whole = open().await;
+    let held = ["plain", "hot"];
+    let mut first = Vec::new();
+    for sku in held {
+        let made = reserve(
+            &whole,
+            &[("prefer", "wait=10")],
+            &line("o1", sku, json!({"userId": "u1"})),
+        )
+        .await;
+        assert_eq!(made.status, 201, "{}", made.text);
+        first.push(made.id());
+    }
+    for lines in [&[("other", 1), ("plain", 1)][..], &[("hot", 1), ("warm", 1)]] {
+        let refused = reserve(&whole, &[], &cart("o1", lines, json!({"userId": "u1"}))).await;
+        assert_eq!(refused.problem(), (409, "ORDER_ALREADY_RESERVED".into()));
+        let body = refused.body();
+        let (sku, id) = held
+            .iter()
+            .zip(&first)
+            .find(|(sku, _)| lines.iter().any(|line| line.0 == **sku))
+            .expect("one");
+        assert_eq!(body["reservationId"], **id, "{body}");
+        let told: Vec<&Value> = body["lines"].as_array().expect("lines").iter().collect();
+        let [line] = told[..] else { panic!("{body}") };
+        assert_eq!(
+            (&line["skuId"], &line["code"], &line["reservationId"]),
+            (&json!(sku), &json!("ORDER_ALREADY_RESERVED"), &json!(id))
+        );
+    }
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lines_on_one_item_count_together() {
     let whole = open().await;
     let made = buy(&whole, "o1", &[("plain", 4), ("hot", 2), ("plain", 5), ("hot", 1)]).await;

@@ -308,29 +308,55 @@ async fn a_refusal_is_not_remembered() {
     whole.stop().await;
 }
 
-/// A gateway that could not read for too long what was reserved before the sale says so, instead of refusing by what it
-/// read then: the request could be a repeat of what came between.
+/// What was reserved before the sale may be a long list. Whether a gateway has read it or can't, nobody waits for it, who
+/// repeats a request from then has its first answer, and is not told of a new reservation that the ledger will refuse.
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_is_refused_by_old_news_of_what_came_before_the_sale() {
+async fn what_came_before_the_sale_is_known_before_the_list_of_it_is_read() {
     let whole = Whole::empty().await;
-    put_on_sale(&whole, "a", 1, json!({})).await;
-    ask(&whole, "o1", "u1", None, json!({})).await;
-    let sold_out = async |order: &str| ask(&whole, order, order, None, json!({})).await.problem();
-    assert_eq!(sold_out("o2").await, (409, "INSUFFICIENT_STOCK".into()));
-    // No reading of them ends, and nothing else reads this table.
+    whole.receive("a", 10).await;
+    let before = [
+        ask(&whole, "o1", "u1", Some("k1"), json!({})).await,
+        ask(&whole, "o2", "u2", None, json!({})).await,
+    ];
+    // No reading of the list ends, and nothing else reads this table.
     let mut hold = whole.pool.begin().await.expect("Postgres answers");
     sqlx::query("LOCK TABLE inventory_reservation_cold IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *hold)
         .await
         .expect("the lock is free");
-    let told = until("the news to be too old", async || {
-        let told = sold_out("o2").await;
-        (told.0 != 409).then_some(told)
+    resell(&whole, "s", "a", 3, json!({})).await;
+    let check = async |when: &str| {
+        // Who waits learns it from the ledger, which refuses what it has.
+        let again = async |order: &str, key: Option<&str>| {
+            let body = line(order, "a", json!({"userId": order.replace('o', "u"), "idemKey": key}));
+            reserve(&whole, &[("prefer", "respond-async")], &body).await
+        };
+        for (order, key, first) in [("o1", Some("k1"), &before[0]), ("o2", None, &before[1])] {
+            for nth in 1..=2 {
+                let heard = again(order, key).await;
+                let expected = (replay(201, "RESERVED"), first.id());
+                assert_eq!((told(&heard), heard.id()), expected, "{when}, {nth}");
+            }
+            let other = again(order, Some(&format!("other-{order}"))).await;
+            assert_eq!(other.problem(), (409, "ORDER_ALREADY_RESERVED".into()), "{when}");
+            assert_eq!(other.body()["reservationId"], first.id());
+        }
+    };
+    check("units are left, the list is not read").await;
+    // The ledger refuses the repeats, and their units come back.
+    let rest = until("all units", async || {
+        let heard = ask(&whole, "o3", "u3", None, json!({"quantity": 3})).await;
+        (heard.status == 201).then_some(heard)
     })
     .await;
-    assert_eq!(told, (503, "LEDGER_UNAVAILABLE".into()));
+    check("sold out, the list is not read").await;
+    let refused = ask(&whole, "o4", "u4", None, json!({})).await;
+    assert_eq!(refused.problem(), (409, "INSUFFICIENT_STOCK".into()), "and not 503");
     hold.rollback().await.expect("the lock goes");
-    until("a read", async || (sold_out("o2").await.0 == 409).then_some(())).await;
+    check("sold out").await;
+    whole.release(&rest.id()).await.expect(200);
+    check("units are left").await;
     whole.settled().await;
+    assert_eq!(whole.sale("s").await["remaining"], 3);
     whole.stop().await;
 }

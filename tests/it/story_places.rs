@@ -119,6 +119,28 @@ async fn each_measure_of_a_location_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_for_any_place_is_refused_in_the_order_of_one_place() {
+    let whole = Whole::empty().await;
+    let door: &Door = &whole;
+    for name in ["wh1", "wh2"] {
+        place(door, name, json!({})).await;
+        receive(door, "a", name, 2).await;
+    }
+    let long = anywhere(door, "o1", "a", json!({"quantity": 3, "ttlSeconds": 5_000})).await;
+    assert_eq!(
+        (long.problem(), &long.body()["field"]),
+        ((400, "INVALID_REQUEST".into()), &json!("ttlSeconds"))
+    );
+    let many = anywhere(door, "o1", "a", json!({"quantity": 3})).await;
+    assert_eq!(
+        (many.problem(), &many.body()["available"]),
+        ((409, "INSUFFICIENT_STOCK".into()), &json!(2))
+    );
+    whole.settled().await;
+    whole.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sale_is_one_of_the_choices() {
     let whole = Whole::empty().await;
     let door: &Door = &whole;

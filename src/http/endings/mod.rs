@@ -15,9 +15,10 @@ pub(super) use self::end::restocked;
 
 use self::end::{Caller, Detail, EndedBody, answer, end, frozen, refused, wait_for};
 use super::Gateway;
+use super::admission::Admitted;
 use super::body::{LostBody, ReservationBody};
 use super::idempotency::SentKey;
-use super::json::{Json, OptionalJson};
+use super::json::{Json, OptionalJson, Unchecked};
 use super::params::Path;
 use super::problem::Problem;
 use super::standing::{DURABLE_WITHIN, Standing, accepted, find, parse_id, unknown};
@@ -81,7 +82,11 @@ struct Extend {
             body = ReservationBody),
         (status = 404, description = "`UNKNOWN_RESERVATION`"),
 ))]
-async fn get_reservation(State(gateway): State<Arc<Gateway>>, Path(id): Path<String>) -> Result<Response, Problem> {
+async fn get_reservation(
+    State(gateway): State<Arc<Gateway>>,
+    Path(id): Path<String>,
+    _: Admitted,
+) -> Result<Response, Problem> {
     let id = parse_id(&id)?;
     loop {
         if let Some(reservation) = gateway.calls.read.ask(id).await? {
@@ -100,7 +105,7 @@ async fn get_reservation(State(gateway): State<Arc<Gateway>>, Path(id): Path<Str
 
 /// Sells what is reserved.
 #[utoipa::path(post, path = "/api/inventory/reservations/{reservationId}/commit", tag = "Checkout",
-    params(("reservationId" = String, Path)), request_body = Commit, responses(
+    params(("reservationId" = String, Path)), request_body = Option<Commit>, responses(
         (status = 200, description = "`COMMITTED`, now or before; `rescued` where it had expired and its units were taken \
             again", body = EndedBody),
         (status = 404, description = "`UNKNOWN_RESERVATION`"),
@@ -113,9 +118,12 @@ async fn commit(
     Path(id): Path<String>,
     trace: Traced,
     key: SentKey,
-    OptionalJson(body): OptionalJson<Commit>,
+    body: Unchecked<OptionalJson<Commit>>,
 ) -> Result<Response, Problem> {
-    let key = key.or_body(body.idem_key.as_deref())?;
+    let (body, key) = body.check(|OptionalJson(body)| {
+        let key = key.or_body(body.idem_key.as_deref())?;
+        Ok((body, key))
+    })?;
     let caller = Caller { trace, key };
     let ended = end(&gateway, &id, Ending::Commit, body.payment_id, caller).await?;
     Ok(answer(Json(ended.body), ended.replayed))
@@ -123,7 +131,7 @@ async fn commit(
 
 /// Gives back what is reserved.
 #[utoipa::path(post, path = "/api/inventory/reservations/{reservationId}/release", tag = "Checkout",
-    params(("reservationId" = String, Path)), request_body = Release, responses(
+    params(("reservationId" = String, Path)), request_body = Option<Release>, responses(
         (status = 200, description = "`RELEASED`, or `EXPIRED` where it had lapsed", body = EndedBody),
         (status = 404, description = "`UNKNOWN_RESERVATION`"),
         (status = 409, description = "`RESERVATION_COMMITTED`, `RESERVATION_REJECTED` (+`cause`)"),
@@ -134,9 +142,12 @@ async fn release(
     Path(id): Path<String>,
     trace: Traced,
     key: SentKey,
-    OptionalJson(body): OptionalJson<Release>,
+    body: Unchecked<OptionalJson<Release>>,
 ) -> Result<Response, Problem> {
-    let key = key.or_body(body.idem_key.as_deref())?;
+    let (body, key) = body.check(|OptionalJson(body)| {
+        let key = key.or_body(body.idem_key.as_deref())?;
+        Ok((body, key))
+    })?;
     let caller = Caller { trace, key };
     let ended = end(&gateway, &id, Ending::Release, body.reason, caller).await?;
     Ok(answer(Json(ended.body), ended.replayed))
@@ -156,14 +167,15 @@ async fn extend(
     Traced(trace): Traced,
     // It has no replay: each call asks anew. A key that is none is refused all the same.
     _: SentKey,
-    Json(body): Json<Extend>,
+    body: Unchecked<Json<Extend>>,
 ) -> Result<Json<ReservationBody>, Problem> {
-    if !(1..=TTL_SECONDS_MAX).contains(&body.ttl_seconds) {
-        return Err(Problem::invalid(
+    let body = body.check(|Json(body)| match (1..=TTL_SECONDS_MAX).contains(&body.ttl_seconds) {
+        true => Ok(body),
+        false => Err(Problem::invalid(
             "ttlSeconds",
             format!("must be 1 to {TTL_SECONDS_MAX}"),
-        ));
-    }
+        )),
+    })?;
     let id = parse_id(&id)?;
     let ask = ExtendAsk {
         id,

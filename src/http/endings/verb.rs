@@ -12,7 +12,7 @@ use super::end::{Caller, Detail, Ended, EndedBody, answer, end};
 use crate::domain::reservation::{Ending, Status};
 use crate::http::Gateway;
 use crate::http::idempotency::SentKey;
-use crate::http::json::Json;
+use crate::http::json::{Json, Unchecked};
 use crate::http::problem::Problem;
 use crate::http::trace::Traced;
 
@@ -70,9 +70,12 @@ async fn confirm_verb(
     State(gateway): State<Arc<Gateway>>,
     trace: Traced,
     key: SentKey,
-    Json(body): Json<ConfirmVerb>,
+    body: Unchecked<Json<ConfirmVerb>>,
 ) -> Result<Response, Problem> {
-    let key = key.or_body(body.idem_key.as_deref())?;
+    let (body, key) = body.check(|Json(body)| {
+        let key = key.or_body(body.idem_key.as_deref())?;
+        Ok((body, key))
+    })?;
     let caller = Caller { trace, key };
     let ended = end(&gateway, &body.reservation_id, Ending::Commit, body.payment_id, caller).await?;
     Ok(in_verbs(ended))
@@ -89,9 +92,12 @@ async fn release_verb(
     State(gateway): State<Arc<Gateway>>,
     trace: Traced,
     key: SentKey,
-    Json(body): Json<ReleaseVerb>,
+    body: Unchecked<Json<ReleaseVerb>>,
 ) -> Result<Response, Problem> {
-    let key = key.or_body(body.idem_key.as_deref())?;
+    let (body, key) = body.check(|Json(body)| {
+        let key = key.or_body(body.idem_key.as_deref())?;
+        Ok((body, key))
+    })?;
     let caller = Caller { trace, key };
     let ended = end(&gateway, &body.reservation_id, Ending::Release, body.reason, caller).await?;
     Ok(in_verbs(ended))

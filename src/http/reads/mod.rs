@@ -21,6 +21,7 @@ use utoipa_axum::routes;
 
 use self::cache::{Cache, OnFailure};
 use super::Gateway;
+use super::admission::admit;
 use super::batch::Batcher;
 use super::code::Code;
 use super::problem::Problem;
@@ -146,7 +147,8 @@ struct LetIn {
 impl FromRequestParts<Arc<Gateway>> for LetIn {
     type Rejection = Problem;
 
-    async fn from_request_parts(_: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, gateway: &Arc<Gateway>) -> Result<Self, Problem> {
+        admit(&parts.extensions)?;
         let degraded = is_degraded(gateway);
         if degraded && let Some(wait) = gateway.admission.reads_wait() {
             let limit = gateway.admission.reads_rate();

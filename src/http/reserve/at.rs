@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use super::answer::{Answered, not_live};
 use super::fallback::{self, Decided};
 use super::request::{Asked, Wish};
-use super::route::{OffSale, RouteAsk, Routed, Way};
-use super::{CHANGE_LOOK, CHANGE_WITHIN, changing, settle};
+use super::route::{OffSale, Routed, Way};
+use super::{CHANGE_LOOK, CHANGE_WITHIN, changing, repeat, settle};
 use crate::domain::outcome::Decision;
 use crate::domain::reservation::Line;
 use crate::domain::reservation_id::Kind;
@@ -21,6 +21,7 @@ use crate::http::Gateway;
 use crate::http::code::Code;
 use crate::http::prefer::Prefer;
 use crate::http::problem::Problem;
+use crate::ledger::route::RouteAsk;
 use crate::ledger::{TakeAnswer, TakeAsk};
 
 /// Takes the wish where it says, or at the SKU's only place. `None`: there are several.
@@ -37,7 +38,7 @@ pub(super) async fn take(
     loop {
         way = match way {
             Way::Several => return Ok(None),
-            Way::Refused(problem) => return settle::replay_or(gateway, asked, problem).await.map(Some),
+            Way::Refused(problem) => return repeat::replay_or(gateway, asked, problem).await.map(Some),
             Way::Sale(routed) => match in_lane(gateway, asked, wish, &ask, routed, prefer, started).await? {
                 Some(answered) => return Ok(Some(answered)),
                 None => gateway.routes.find(&gateway.calls, &ask).await?,
@@ -128,7 +129,7 @@ async fn in_lane(
             .await
             .map(Some),
         // The lane knows the keys of its sale; those of the item's earlier ones are in the ledger.
-        Some(Not::Live(problem)) => settle::replay_or(gateway, asked, problem).await.map(Some),
+        Some(Not::Live(problem)) => repeat::replay_or(gateway, asked, problem).await.map(Some),
         Some(Not::Yet(problem)) => Err(problem),
         Some(Not::Here) => {
             gateway.routes.forget(ask);

@@ -4,57 +4,44 @@
 //! where it has just run out or can't answer, the next. A sale that seems to have too few is asked last, for only its
 //! lanes know.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::http::StatusCode;
-use tokio::sync::Mutex;
 
 use super::answer::{Answered, not_live};
+use super::parcels::{Counts, Parcels};
 use super::request::{Asked, Wish};
-use super::{at, cart, settle};
+use super::{at, cart, repeat, settle};
 use crate::domain::choice::{Facts, Weights, rank};
-use crate::domain::id::{LocationId, Sku};
+use crate::domain::id::Sku;
 use crate::http::Gateway;
 use crate::http::code::Code;
 use crate::http::prefer::Prefer;
 use crate::http::problem::Problem;
-use crate::ledger::LedgerError;
 use crate::ledger::places::{Place, Served};
-
-/// How old the count of today's parcels may be: it is a scan, and a few parcels more or less choose no other place.
-const PARCELS_FOR: Duration = Duration::from_secs(5);
-
-/// Parcels of today, by location, and when they were counted.
-type Parcels = (Instant, Arc<HashMap<LocationId, i64>>);
 
 /// How this gateway chooses.
 #[derive(Debug, Default)]
 pub(in crate::http) struct Choice {
     weights: Weights,
-    /// Held while it is read anew, so that one request reads for all.
-    parcels: Mutex<Option<Parcels>>,
+    parcels: Arc<Parcels>,
 }
 
 impl Choice {
     pub(in crate::http) fn new(weights: Weights) -> Self {
         Choice {
             weights,
-            parcels: Mutex::default(),
+            parcels: Arc::default(),
         }
     }
 
-    async fn parcels(&self, gateway: &Gateway) -> Result<Arc<HashMap<LocationId, i64>>, LedgerError> {
-        let mut known = self.parcels.lock().await;
-        if let Some((at, parcels)) = &*known
-            && at.elapsed() < PARCELS_FOR
-        {
-            return Ok(Arc::clone(parcels));
-        }
-        let parcels = Arc::new(gateway.ledger.parcels_today().await?);
-        *known = Some((Instant::now(), Arc::clone(&parcels)));
-        Ok(parcels)
+    async fn parcels(&self, gateway: &Gateway) -> Counts {
+        let count = || {
+            let ledger = gateway.ledger.clone();
+            async move { ledger.parcels_today().await }
+        };
+        self.parcels.counts(count).await
     }
 }
 
@@ -62,7 +49,7 @@ impl Choice {
 pub(super) async fn ranked(gateway: &Gateway, asked: &Asked, sku: &Sku) -> Result<Vec<Place>, Problem> {
     let mut places = gateway.calls.places.ask(sku.clone()).await?;
     if places.len() > 1 && places.iter().any(|place| place.facts.capacity.is_some()) {
-        let parcels = gateway.choice.parcels(gateway).await?;
+        let parcels = gateway.choice.parcels(gateway).await;
         for facts in places.iter_mut().map(|place| &mut place.facts) {
             if let Some(capacity) = &mut facts.capacity {
                 capacity.used = parcels.get(&facts.location).copied().unwrap_or(0);
@@ -88,7 +75,7 @@ pub(super) async fn take(
     started: Instant,
 ) -> Result<Answered, Problem> {
     // Another place may be best by now: what the first attempt took is found by its key, not by its place.
-    if let Some(answered) = settle::replay(gateway, asked).await? {
+    if let Some(answered) = repeat::replay(gateway, asked).await? {
         return Ok(answered);
     }
     let places = ranked(gateway, asked, &wish.sku).await?;
@@ -96,7 +83,10 @@ pub(super) async fn take(
     let (mut most, mut unanswered) = (0, None);
     let (enough, few): (Vec<&Place>, Vec<&Place>) = places.iter().partition(|place| place.served.free() >= units);
     let worth_asking = few.iter().filter(|place| may_have_more(place));
-    for place in enough.iter().chain(worth_asking) {
+    // Where it is plain that none has enough, one is asked all the same: other refusals come before that.
+    let off_sale = |place: &&&Place| matches!(place.served, Served::Ledger(_));
+    let one = few.iter().filter(off_sale).take(usize::from(enough.is_empty()));
+    for place in enough.iter().chain(worth_asking).chain(one) {
         let here = Wish {
             location: Some(place.item.location.clone()),
             ..wish.clone()

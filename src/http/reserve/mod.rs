@@ -6,7 +6,9 @@ mod cart;
 mod choose;
 mod earlier;
 mod fallback;
+mod parcels;
 mod part;
+mod repeat;
 mod request;
 mod route;
 mod settle;
@@ -23,7 +25,7 @@ use utoipa_axum::routes;
 pub(super) use self::choose::Choice;
 pub(super) use self::earlier::Earlier;
 pub(super) use self::fallback::Ceilings;
-pub(super) use self::route::{RouteAsk, Routes};
+pub(super) use self::route::Routes;
 
 use self::answer::{Answered, in_verb, reserved};
 use self::request::{Asked, Reserve, ReserveVerb, Wanted};
@@ -31,7 +33,7 @@ use super::Gateway;
 use super::body::ReservationBody;
 use super::code::Code;
 use super::idempotency::SentKey;
-use super::json::Json;
+use super::json::{Json, Unchecked};
 use super::prefer::Prefer;
 use super::problem::Problem;
 use super::trace::Traced;
@@ -69,10 +71,12 @@ async fn reserve(
     trace: Traced,
     prefer: Prefer,
     key: SentKey,
-    Json(body): Json<Reserve>,
+    body: Unchecked<Json<Reserve>>,
 ) -> Result<Response, Problem> {
-    let key = key.or_body(body.idem_key.as_deref())?;
-    let (asked, wanted) = Asked::new(body, key, trace.0)?;
+    let (asked, wanted) = body.check(|Json(body)| {
+        let key = key.or_body(body.idem_key.as_deref())?;
+        Asked::new(body, key, trace.0)
+    })?;
     take(&gateway, &asked, wanted, prefer).await.map(reserved)
 }
 
@@ -87,10 +91,12 @@ async fn reserve_verb(
     trace: Traced,
     prefer: Prefer,
     key: SentKey,
-    Json(body): Json<ReserveVerb>,
+    body: Unchecked<Json<ReserveVerb>>,
 ) -> Result<Response, Problem> {
-    let key = key.or_body(body.idem_key.as_deref())?;
-    let (asked, wanted) = Asked::new(body.into(), key, trace.0)?;
+    let (asked, wanted) = body.check(|Json(body)| {
+        let key = key.or_body(body.idem_key.as_deref())?;
+        Asked::new(body.into(), key, trace.0)
+    })?;
     take(&gateway, &asked, wanted, prefer).await.map(in_verb)
 }
 

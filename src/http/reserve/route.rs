@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use super::answer::not_live;
 use super::request::Wish;
 use crate::domain::entry::Slip;
-use crate::domain::id::{Item, LocationId, Sku};
+use crate::domain::id::Item;
 use crate::domain::lane::LaneNo;
 use crate::domain::sale::{Sale, SaleState};
 use crate::http::code::Code;
 use crate::http::ledger_calls::LedgerCalls;
 use crate::http::problem::Problem;
-use crate::ledger::route::Route;
+use crate::ledger::route::{Route, RouteAsk};
 
 /// Ways that are kept; beyond, all are forgotten and asked anew.
 const KEPT_MAX: usize = 100_000;
@@ -26,13 +26,6 @@ const KEPT_MAX: usize = 100_000;
 const LEDGER_FOR: Duration = Duration::from_millis(200);
 /// How long a SKU without a location goes where it went: it may lie at another by then.
 const ONLY_PLACE_FOR: Duration = Duration::from_secs(1);
-
-/// What the ledger is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(in crate::http) struct RouteAsk {
-    pub(in crate::http) sku: Sku,
-    pub(in crate::http) location: Option<LocationId>,
-}
 
 impl From<&Wish> for RouteAsk {
     fn from(wish: &Wish) -> Self {

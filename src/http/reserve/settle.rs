@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use metrics::Histogram;
 
 use super::answer::{Answered, Told};
+use super::earlier::Before;
+use super::repeat::{Found, find_key, holder, made_before, replay, replay_or};
 use super::request::Asked;
-use crate::domain::key::KeyHash;
 use crate::domain::outcome::{Decision, Durability};
 use crate::domain::quantity::Quantity;
 use crate::domain::reservation::{Ack, Cause, Line, Reservation, Status};
@@ -68,7 +69,12 @@ pub(super) async fn settle(
                 Some(Durability::Rejected { cause, first }) => {
                     return rejected(gateway, asked, sale, cause, first).await;
                 }
-                None => {}
+                // The ledger may refuse it yet: what is known to have been made before is not told of as new.
+                None => {
+                    if let Some(first) = made_before(gateway, asked, sale, id).await? {
+                        return Ok(first);
+                    }
+                }
             }
             Ok(Answered {
                 told: Told::Whole(Box::new(reservation)),
@@ -85,10 +91,16 @@ pub(super) async fn settle(
                 None => durable(gateway, id, outcome.watch, wait).await,
                 known => known,
             };
-            if let Some(Durability::Rejected { cause, first }) = known
-                && outcome.ours
-            {
-                return rejected(gateway, asked, sale, cause, first).await;
+            match known {
+                Some(Durability::Rejected { cause, first }) if outcome.ours || cause == Cause::Replay => {
+                    return rejected(gateway, asked, sale, cause, first).await;
+                }
+                Some(_) => {}
+                None => {
+                    if let Some(first) = made_before(gateway, asked, sale, id).await? {
+                        return Ok(first);
+                    }
+                }
             }
             // As long as the caller wants to wait, it has.
             Ok(Answered {
@@ -121,9 +133,8 @@ fn acknowledged(level: Level, started: Instant) {
 /// Words a lane's refusal, unless something from before the sale comes first: the request's own answer, or what the order
 /// holds.
 async fn refuse(gateway: &Gateway, asked: &Asked, sale: &Sale, refused: Decision) -> Result<Answered, Problem> {
-    let keys = [asked.key, asked.line(&sale.item)];
     if refused != Decision::KeyReused
-        && gateway.earlier.may_have(sale, keys).await?
+        && gateway.earlier.look(sale, || [asked.key, asked.line(&sale.item)]) != Before::No
         && let Some(answered) = replay(gateway, asked).await?
     {
         return Ok(answered);
@@ -138,10 +149,13 @@ pub(super) async fn refused_in_lane(
     sale: &Sale,
     refused: Decision,
 ) -> Result<Problem, Problem> {
-    use Decision::{Insufficient, RateLimited, UserLimit};
+    use Decision::{Insufficient, OrderAlreadyReserved, RateLimited, UserLimit};
     let line = asked.line(&sale.item);
-    if matches!(refused, RateLimited { .. } | UserLimit { .. } | Insufficient { .. })
-        && gateway.earlier.may_have(sale, [line, line]).await?
+    if matches!(
+        refused,
+        // What the lane names may be a repeat that the ledger refuses.
+        OrderAlreadyReserved(_) | RateLimited { .. } | UserLimit { .. } | Insufficient { .. }
+    ) && gateway.earlier.look(sale, || [line]) != Before::No
         && let Some(first) = holder(gateway, line).await?
     {
         return Ok(order_holds(gateway, first).await);
@@ -276,45 +290,6 @@ pub(super) async fn rejection(
         ),
         Cause::Poison => Problem::internal("the ledger could not store the reservation; it is in quarantine"),
     }
-}
-
-/// Who has the request's key in the ledger.
-enum Found {
-    None,
-    Same(ReservationId),
-    Other,
-}
-
-async fn find_key(gateway: &Gateway, asked: &Asked) -> Result<Found, Problem> {
-    Ok(match gateway.calls.key.ask(asked.key).await? {
-        None => Found::None,
-        // An order's line that another key holds is not this request's.
-        Some(found) if found.derived == asked.explicit => Found::None,
-        Some(found) if found.fingerprint == asked.fingerprint => Found::Same(found.reservation),
-        Some(_) => Found::Other,
-    })
-}
-
-/// The reservation that the ledger knows under this key of our own making.
-pub(super) async fn holder(gateway: &Gateway, key: KeyHash) -> Result<Option<ReservationId>, Problem> {
-    Ok(gateway.calls.key.ask(key).await?.map(|found| found.reservation))
-}
-
-/// The first answer again, where the ledger knows the key.
-pub(super) async fn replay(gateway: &Gateway, asked: &Asked) -> Result<Option<Answered>, Problem> {
-    match find_key(gateway, asked).await? {
-        Found::None => Ok(None),
-        Found::Same(id) => Ok(Some(Answered {
-            told: tell(gateway, id, Duration::ZERO).await?,
-            replayed: true,
-        })),
-        Found::Other => Err(key_reused()),
-    }
-}
-
-/// The same, whatever else would be answered: a replay comes first.
-pub(super) async fn replay_or(gateway: &Gateway, asked: &Asked, problem: Problem) -> Result<Answered, Problem> {
-    replay(gateway, asked).await?.ok_or(problem)
 }
 
 /// A reservation as it stands now. Where the ledger has not come to it, that may be waited for so long; what the ledger

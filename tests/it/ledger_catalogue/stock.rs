@@ -8,7 +8,7 @@ use flashgate::ledger::adjust::{Adjust, Adjusted, Adjustment, Reason, Sign};
 use flashgate::ledger::catalogue::Put;
 use flashgate::ledger::once::Key;
 use flashgate::ledger::read_model::stock::Source;
-use flashgate::ledger::route::Route;
+use flashgate::ledger::route::{Route, RouteAsk};
 
 use super::books::{Books, ann, hot, item, place, received, sale_of, shelf, sku};
 
@@ -313,22 +313,18 @@ async fn stock_is_told_by_location() {
 #[tokio::test]
 async fn a_request_is_routed_to_the_only_location_or_to_a_choice() {
     let books = Books::open().await;
+    let ask = |name: &str, location: Option<&str>| RouteAsk {
+        sku: sku(name),
+        location: location.map(place),
+    };
     let route = async |location: Option<&str>| {
-        let location = location.map(place);
-        books
-            .ledger
-            .route(&sku("hot"), location.as_ref())
-            .await
-            .expect("routes")
+        let told = books.ledger.routes(&[ask("hot", location)]).await.expect("routes");
+        <[Route; 1]>::try_from(told).expect("one")[0].clone()
     };
     let at = |route: Route| match route {
         Route::Item { item, sale } => (item.location.to_string(), sale.map(|sale| sale.id.to_string())),
         other => panic!("{other:?}"),
     };
-    assert_eq!(
-        books.ledger.route(&sku("cold"), None).await.expect("routes"),
-        Route::UnknownSku
-    );
     assert_eq!(route(Some("wh9")).await, Route::UnknownLocation);
     assert_eq!(route(None).await, Route::Several);
     assert_eq!(at(route(Some("wh1")).await), ("wh1".into(), None));
@@ -344,4 +340,28 @@ async fn a_request_is_routed_to_the_only_location_or_to_a_choice() {
     assert_eq!(at(route(Some("wh1")).await), ("wh1".into(), Some("s".into())));
     books.create(&sale_of("s2", 5)).await;
     assert_eq!(at(route(Some("wh1")).await), ("wh1".into(), Some("s2".into())));
+    // Asked together, each is told its own, whatever the others ask.
+    let asks = [
+        ask("hot", Some("wh2")),
+        ask("cold", None),
+        ask("hot", None),
+        ask("hot", Some("wh9")),
+        ask("hot", Some("wh1")),
+        ask("hot", Some("wh1")),
+    ];
+    let told = books.ledger.routes(&asks).await.expect("routes");
+    let [
+        second,
+        Route::UnknownSku,
+        Route::Several,
+        Route::UnknownLocation,
+        first,
+        again,
+    ] = &told[..]
+    else {
+        panic!("{told:?}");
+    };
+    assert_eq!(at(second.clone()), ("wh2".into(), None));
+    assert_eq!(at(first.clone()), ("wh1".into(), Some("s2".into())));
+    assert_eq!(first, again);
 }

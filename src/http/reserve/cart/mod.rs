@@ -17,14 +17,15 @@ use self::plan::{By, Need, plan};
 use super::answer::Answered;
 use super::part::{Part, give_back, hold, is_of};
 use super::request::{Asked, LINES_MAX, Wish, together};
-use super::route::{RouteAsk, Way};
-use super::{CHANGE_LOOK, at, changing, choose, settle};
+use super::route::Way;
+use super::{CHANGE_LOOK, at, changing, choose, repeat, settle};
 use crate::domain::id::Item;
 use crate::domain::reservation::Line;
 use crate::domain::reservation_id::{Kind, ReservationId};
 use crate::http::Gateway;
 use crate::http::code::Code;
 use crate::http::problem::Problem;
+use crate::ledger::route::RouteAsk;
 use crate::ledger::{Short, TakeAnswer};
 
 /// How long a cart is tried while its items change hands: well within the time for which its parts are held.
@@ -80,7 +81,7 @@ async fn attempt(
     progress: &mut Progress,
     started: Instant,
 ) -> Result<Option<Answered>, Problem> {
-    if let Some(answered) = settle::replay(gateway, asked).await? {
+    if let Some(answered) = repeat::replay(gateway, asked).await? {
         return Ok(Some(answered));
     }
     let mut needs = plan(gateway, asked, wishes, &progress.short).await.map_err(worst)?;
@@ -116,7 +117,7 @@ async fn attempt(
             TakeAnswer::OrderAlreadyReserved(id) => match adopt(gateway, asked, &needs, id, progress).await? {
                 Adopted::Held => continue,
                 Adopted::GivenBack => Ok(None),
-                Adopted::NotOurs => Err(settle::order_holds(gateway, id).await),
+                Adopted::NotOurs => Err(order_holds(gateway, asked, &needs, progress, id).await),
             },
             answer => settle::taken(gateway, answer, started).await.map(Some),
         };
@@ -250,7 +251,7 @@ async fn adopt(
     progress: &mut Progress,
 ) -> Result<Adopted, Problem> {
     for need in needs.iter().filter(|need| !progress.held.contains_key(&need.item)) {
-        if settle::holder(gateway, asked.part_key(&need.item)).await? != Some(id) {
+        if repeat::holder(gateway, asked.part_key(&need.item)).await? != Some(id) {
             continue;
         }
         let part = gateway.calls.read.ask(id).await?;
@@ -262,6 +263,29 @@ async fn adopt(
         return Ok(Adopted::GivenBack);
     }
     Ok(Adopted::NotOurs)
+}
+
+/// The lines that the order holds already, `first` one of them.
+async fn order_holds(
+    gateway: &Gateway,
+    asked: &Asked,
+    needs: &[Need],
+    progress: &Progress,
+    first: ReservationId,
+) -> Problem {
+    let mut failures = Vec::new();
+    for need in needs.iter().filter(|need| !progress.held.contains_key(&need.item)) {
+        match repeat::holder(gateway, asked.line(&need.item)).await {
+            Ok(Some(id)) => failures.push(need.failure(settle::order_holds(gateway, id).await)),
+            Ok(None) => {}
+            Err(problem) => return problem,
+        }
+    }
+    if failures.is_empty() {
+        // It was given back meanwhile.
+        return settle::order_holds(gateway, first).await;
+    }
+    worst(failures)
 }
 
 fn ask_of(item: &Item) -> RouteAsk {

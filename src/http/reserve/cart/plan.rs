@@ -12,8 +12,9 @@ use crate::http::Gateway;
 use crate::http::problem::Problem;
 use crate::http::reserve::choose::{may_have_more, none_has, ranked};
 use crate::http::reserve::request::{Asked, Wish};
-use crate::http::reserve::route::{OffSale, RouteAsk, Routed, Way};
+use crate::http::reserve::route::{OffSale, Routed, Way};
 use crate::ledger::places::{Place, Served};
+use crate::ledger::route::RouteAsk;
 
 /// Who takes an item's units.
 pub(super) enum By {
