@@ -52,17 +52,17 @@ pub struct Costs {
 impl Costs {
     /// As `flashgate capacity` has them where it is given none.
     pub const MEASURED: Costs = Costs {
-        gateway_us: 30.7,
-        redis_us: 9.0,
-        postgres_us: 27.6,
-        ending_gateway_us: 32.4,
-        ending_postgres_us: 36.7,
-        sold_out_us: 23.5,
-        read_us: 12.7,
+        gateway_us: 26.5,
+        redis_us: 7.5,
+        postgres_us: 26.5,
+        ending_gateway_us: 29.1,
+        ending_postgres_us: 37.5,
+        sold_out_us: 21.9,
+        read_us: 12.2,
         redis_bytes: 134.0,
-        reservation_bytes: 399.0,
+        reservation_bytes: 398.0,
         event_bytes: 335.0,
-        key_bytes: 127.0,
+        key_bytes: 126.0,
         wal_bytes: 1_398.0,
         ending_wal_bytes: 1_318.0,
     };
