@@ -42,7 +42,7 @@ pub struct Settings {
     pub in_flight_reserved: u32,
 
     /// Delay in this process from which on fewer reservations and reads are let in; 0: never
-    #[arg(long, env = "FLASHGATE_DELAY_TARGET_MS", value_name = "MS", default_value_t = 12,
+    #[arg(long, env = "FLASHGATE_DELAY_TARGET_MS", value_name = "MS", default_value_t = 20,
           value_parser = clap::value_parser!(u64).range(0..=10_000))]
     pub delay_target_ms: u64,
 
